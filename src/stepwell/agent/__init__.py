@@ -1,0 +1,1 @@
+"""What an agent knows and how it asks its model. Which step comes next is the engines' business."""

@@ -1,0 +1,279 @@
+"""Settings: what they are, their defaults, and where they come from. The only reader of the environment.
+
+Sources, strongest first: arguments of a command, `STEPWELL_…` variables (`__` between levels, such as
+`STEPWELL_TOOLS__SHELL__ENABLED`), the TOML file (`STEPWELL_CONFIG`, else `stepwell.toml` in the current
+folder). It builds nothing from them; `wiring.py` does.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from stepwell.errors import ConfigError
+
+OFFLINE = "offline"
+"""Name of the embedded model, always there."""
+
+
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], BeforeValidator(_split)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelSettings(_Section):
+    """One model that agents can use."""
+
+    kind: Literal["openai", "offline"] = "openai"
+    """`openai`: any OpenAI-compatible chat-completions endpoint. `offline`: the embedded one."""
+    base_url: str = ""
+    """The endpoint up to and including `/v1`."""
+    model: str = ""
+    """The name sent to the endpoint; empty: the section's own name."""
+    api_key: SecretStr = SecretStr("")
+    """The endpoint's key; better in `api_key_env`."""
+    api_key_env: str = ""
+    """Name of the variable that holds the endpoint's key."""
+    dialect: str = ""
+    """`native`, the name of a dialect such as `react`, or empty: what the model's family is known to do."""
+    window: int | None = Field(default=None, ge=256)
+    """Context window in tokens; empty: the family's."""
+    images: bool | None = None
+    """Whether it sees images; empty: the family's."""
+    connect_timeout: float = Field(default=10.0, gt=0)
+    """Seconds to wait for a connection."""
+    stall_timeout: float = Field(default=120.0, gt=0)
+    """Seconds to wait between two bytes of a reply."""
+    attempts: int = Field(default=4, ge=1, le=20)
+    """Tries of a call, counted with the first, while no byte of a reply has come."""
+    extra: dict[str, Any] = {}
+    """Further fields of each request's body."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> ModelSettings:
+        if self.kind == "openai" and not self.base_url.startswith(("http://", "https://")):
+            raise ValueError("base_url must be the endpoint's address, such as http://127.0.0.1:11434/v1")
+        return self
+
+
+class LimitSettings(_Section):
+    """What one run may use; empty means no limit."""
+
+    steps: int | None = Field(default=50, ge=1)
+    """Model calls."""
+    tool_calls: int | None = Field(default=None, ge=1)
+    """Tool calls."""
+    tokens: int | None = Field(default=None, ge=1)
+    """Tokens of all requests and replies together."""
+    seconds: float | None = Field(default=None, gt=0)
+    """Wall-clock seconds."""
+
+
+class AgentSettings(_Section):
+    """The agent that answers where a request names nothing else."""
+
+    system: str = ""
+    """The system message; empty: the built-in one in the language of the question."""
+    tools: Names | None = None
+    """Names of its tools in order; empty: all that are switched on."""
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    """Sampling temperature; empty: the endpoint's own."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Longest reply in tokens; empty: the endpoint's own."""
+    prompt: str = "default"
+    """Name of the dialect's template, where the model needs one."""
+    language: Literal["auto", "en", "zh"] = "auto"
+    """Language of prompts and notices; `auto`: that of the message."""
+
+
+class ShellSettings(_Section):
+    """The tool `shell`, which runs commands on this machine."""
+
+    enabled: bool = False
+    """Off until switched on."""
+    sandbox: Literal["bubblewrap", "none"] = "bubblewrap"
+    """`none` runs commands with the rights of the server."""
+    approval: Literal["allow"] = "allow"
+    """Switching the tool on allows its calls."""
+    timeout: float = Field(default=60.0, gt=0)
+    """Seconds for one command."""
+
+
+class FileSettings(_Section):
+    """The tools `read_file`, `write_file` and `list_files` in the workspace folder."""
+
+    enabled: bool = False
+    """Off until switched on."""
+
+
+class ToolSettings(_Section):
+    """The tools that the server's agents may have."""
+
+    shell: ShellSettings = ShellSettings()
+    files: FileSettings = FileSettings()
+    workspace: Path | None = None
+    """Folder of the file tools and of `shell`; empty: `workspace` in the data folder."""
+    modules: Names = []
+    """Importable Python modules whose `@tool` functions are added."""
+    disabled: Names = []
+    """Names of tools to leave out."""
+
+
+class ChatchatSettings(_Section):
+    """The route of old Langchain-Chatchat clients."""
+
+    model: str = ""
+    """Default of `model_name` (the first of `LLM_MODELS` there); empty: the default model."""
+    agent_model: str = ""
+    """Serves the model calls made inside tools (`Agent_MODEL` there); empty: the request's model."""
+    temperature: float = Field(default=0.7, ge=0, le=1)
+    """Default of `temperature`."""
+    history_rounds: int = Field(default=3, ge=0)
+    """Rounds of `history` that the model sees (`HISTORY_LEN` there, which kept twice as many)."""
+    dialects: dict[str, str] = {}
+    """Dialect by model name, where it should not be `react`; `native` for native tool calls."""
+    max_steps: int = Field(default=15, ge=1)
+    """Model calls of one request."""
+    keep_days: int = Field(default=30, ge=1)
+    """Days for which the threads of these requests are kept."""
+    language: Literal["en", "zh"] = "zh"
+    """Language of the prompt templates and notices."""
+
+
+class Config(BaseSettings):
+    """All settings of a server or command."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="STEPWELL_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        enable_decoding=False,
+    )
+
+    host: str = "127.0.0.1"
+    """Address to listen on; another than loopback needs `auth = "keys"`."""
+    port: int = Field(default=8700, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    data: Path = Path("~/.local/share/stepwell")
+    """The data folder: database, workspace, lock, key of the command line."""
+    auth: Literal["keys", "off"] = "keys"
+    """`off` is accepted on loopback only; everybody is then the owner `local`."""
+    hosts: Names = []
+    """Further names by which clients may address the server (its `Host` header)."""
+    origins: Names = []
+    """Web origins besides its own that may call it, such as https://chat.example.org."""
+    max_body: int = Field(default=20_000_000, ge=1000)
+    """Longest request body in bytes."""
+    default_model: str = ""
+    """Name of the model where a request names none; empty: the first of `models`, else `offline`."""
+    models: dict[str, ModelSettings] = {}
+    agent: AgentSettings = AgentSettings()
+    limits: LimitSettings = LimitSettings()
+    tools: ToolSettings = ToolSettings()
+    chatchat: ChatchatSettings = ChatchatSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put arguments before the environment before the file."""
+        file = settings_cls.model_config.get("toml_file")
+        sources = (init_settings, env_settings)
+        return (*sources, TomlConfigSettingsSource(settings_cls, file)) if file else sources
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.default_model and self.default_model not in {*self.models, OFFLINE}:
+            known = ", ".join([*self.models, OFFLINE])
+            raise ValueError(f"default_model {self.default_model!r} is none of the models: {known}")
+        if self.auth == "off" and not is_loopback(self.host):
+            raise ValueError(f'host {self.host} can be reached by others; auth = "off" is for 127.0.0.1 only')
+        return self
+
+    @property
+    def model_names(self) -> list[str]:
+        """The names of all models, the default first."""
+        first = self.default_model or next(iter(self.models), OFFLINE)
+        return [first, *(name for name in [*self.models, OFFLINE] if name != first)]
+
+    @property
+    def folder(self) -> Path:
+        """The data folder with `~` resolved."""
+        return self.data.expanduser()
+
+    @property
+    def workspace(self) -> Path:
+        """The folder of the tools that work on files."""
+        return (self.tools.workspace or self.folder / "workspace").expanduser()
+
+    def api_key(self, model: ModelSettings) -> str:
+        """Return the endpoint's key of a model, from its variable or the settings."""
+        if model.api_key_env:
+            key = os.environ.get(model.api_key_env, "")
+            if not key:
+                raise ConfigError(f"the variable {model.api_key_env} (api_key_env) is not set; export the key in it")
+            return key
+        return model.api_key.get_secret_value()
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def load(file: Path | None = None, **values: Any) -> Config:
+    """Read the settings.
+
+    Args:
+        file: The TOML file; empty: `STEPWELL_CONFIG`, else `stepwell.toml` if it is there.
+        values: Settings that win over all others.
+
+    Raises:
+        ConfigError: A setting is wrong; the message names its place and the remedy.
+    """
+    named = file or (Path(os.environ["STEPWELL_CONFIG"]) if os.environ.get("STEPWELL_CONFIG") else None)
+    if named is not None and not named.is_file():
+        raise ConfigError(f"there is no settings file {named}; make it or leave it out")
+    path = named or (Path("stepwell.toml") if Path("stepwell.toml").is_file() else None)
+
+    class FromFile(Config):
+        model_config = SettingsConfigDict(toml_file=path)
+
+    try:
+        return FromFile(**{name: value for name, value in values.items() if value is not None})
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is no valid TOML: {error}") from error
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(each, path) for each in error.errors())) from error
+
+
+def _explain(error: Any, path: Path | None) -> str:
+    place = ".".join(str(part) for part in error["loc"])
+    variable = "STEPWELL_" + "__".join(str(part) for part in error["loc"]).upper()
+    source = f"{path} or {variable}" if path else variable
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = "there is no such setting; see docs/settings.md for their names"
+    return f"{place}: {message} (in {source})" if place else message

@@ -1,0 +1,90 @@
+"""The exceptions of Stepwell, one tree.
+
+    StepwellError
+    ├── ConfigError         a setting is wrong; names its place and the remedy
+    ├── DataInUse           another process works on the data folder
+    ├── InputError          a client's request is wrong; names the field
+    │   ├── NotFound        no such thing, or it is another owner's
+    │   ├── Busy            the thread has an open run
+    │   └── KeyReused       an idempotency key came with another body
+    ├── StoreError          the store could not do its work
+    │   ├── Conflict        someone else appended first
+    │   └── StoreFull       no room on the disk
+    ├── ToolError           a tool says why it could not do its work; the model is told
+    ├── RunFailed           a run of the library ended without an answer
+    ├── ScriptError         a scripted model was used otherwise than its script says
+    └── ReplayDiffers       a replay came to another decision or request
+
+Failures of models and tools inside a run are no exceptions: they are events of its log.
+A class's docstring is its default message.
+"""
+
+from __future__ import annotations
+
+
+class StepwellError(Exception):
+    """Stepwell could not do what was asked."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+
+
+class ConfigError(StepwellError):
+    """A setting is wrong."""
+
+
+class DataInUse(StepwellError):
+    """Another process works on this data folder."""
+
+
+class InputError(StepwellError):
+    """A request is wrong.
+
+    Args:
+        message: What is wrong and the remedy.
+        field: The path of the field, such as `content` or `images.0.url`.
+    """
+
+    def __init__(self, message: str = "", field: str = "") -> None:
+        super().__init__(message or "The request is wrong.")
+        self.field = field
+
+
+class NotFound(InputError):
+    """There is no such thing here."""
+
+
+class Busy(InputError):
+    """The thread has an open run."""
+
+
+class KeyReused(InputError):
+    """The idempotency key was used with another body; send a new key."""
+
+
+class StoreError(StepwellError):
+    """The store could not do its work."""
+
+
+class Conflict(StoreError):
+    """Someone else appended to the thread first."""
+
+
+class StoreFull(StoreError):
+    """The store has no room left."""
+
+
+class ToolError(StepwellError):
+    """The tool could not do its work."""
+
+
+class RunFailed(StepwellError):
+    """The run ended without an answer."""
+
+
+class ScriptError(StepwellError):
+    """A scripted model was used otherwise than its script says."""
+
+
+class ReplayDiffers(StepwellError):
+    """The replay differs from the log."""

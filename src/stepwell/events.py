@@ -1,0 +1,359 @@
+"""The one event vocabulary: what can happen in a thread, as a tagged union of frozen records.
+
+Events are nested like brackets: every `…Started` gets its `…Ended`, on failure and on cancel too.
+Transient events (deltas, progress) are streamed and never stored. The fold of a log is in `state.py`;
+this module only says what the records are and how they are written.
+
+Each type has a version of its own, written in its tag from the second on (`tool_ended.2`). `decode`
+upgrades older rows on reading (`UPGRADES`) and never rewrites them. A tag that this version does not
+know decodes to `Unknown`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from stepwell.messages import Image, Message, StopReason, Usage
+
+Effect = Literal["pure", "idempotent", "write"]
+"""What running a tool twice does: nothing outside at all; the same as once when the key is the same; harm."""
+
+ToolStatus = Literal["ok", "failed", "timeout", "invalid", "unknown_tool", "cancelled", "unknown"]
+"""How a call ended: it worked; the tool failed; it took too long; its arguments were wrong and it was not
+run; there is no such tool; it was cancelled; the process died while it ran and nobody knows."""
+
+EndReason = Literal["answer", "limit", "failed", "cancelled"]
+
+
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one run may use at most; None means no limit.
+
+    Args:
+        steps: Model calls.
+        tool_calls: Tool calls.
+        tokens: Tokens of all requests and replies together.
+        seconds: Wall-clock seconds since the run started.
+    """
+
+    steps: int | None = None
+    tool_calls: int | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+
+
+class RunSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Everything that decides how a run goes, so that a new process can go on with it.
+
+    Args:
+        agent: Name of the agent in the settings.
+        model: Name of the model in the settings.
+        model_name: The name sent to the endpoint, where it is not the model's own.
+        dialect: Name of the dialect; empty for native tool calls.
+        prompt: Name of the dialect's template.
+        language: `en` or `zh`.
+        system: The system message.
+        tools: Names of the tools offered, in order.
+        temperature: As in `models.base.Settings`.
+        max_tokens: As in `models.base.Settings`.
+        limits: What the run may use.
+        face: The protocol through which it was asked for.
+        versions: Short hashes of the prompts and constants in force, by name; replay compares them.
+    """
+
+    agent: str = "default"
+    model: str = ""
+    model_name: str = ""
+    dialect: str = ""
+    prompt: str = "default"
+    language: str = "en"
+    system: str = ""
+    tools: tuple[str, ...] = ()
+    temperature: float | None = None
+    max_tokens: int | None = None
+    limits: Limits = Limits()
+    face: str = "native"
+    versions: dict[str, str] = {}
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
+    """The base of all events."""
+
+
+class RunStarted(Event, frozen=True, tag="run_started"):
+    """A run opened; at most one is open in a thread."""
+
+    spec: RunSpec
+
+
+class RunEnded(Event, frozen=True, tag="run_ended"):
+    """The run is over; nothing of it follows.
+
+    Args:
+        reason: How it ended.
+        cause: A stable word for the cause, such as `steps`, `rate_limit`, `malformed_tool_call`.
+        detail: The cause in words; shown to people.
+    """
+
+    reason: EndReason
+    cause: str = ""
+    detail: str = ""
+
+
+class RunClaimed(Event, frozen=True, tag="run_claimed"):
+    """A process took an open run over from another that stopped.
+
+    Args:
+        epoch: Counts the takers of this run; a taker that meets a higher one leaves.
+    """
+
+    epoch: int
+
+
+class MessageAdded(Event, frozen=True, tag="message_added"):
+    """A message that came whole: from a person, from imported history, or from the engine."""
+
+    message: Message
+    source: Literal["user", "history", "engine"] = "user"
+
+
+class StepStarted(Event, frozen=True, tag="step_started"):
+    """A step began: one request to the model.
+
+    Args:
+        step: Counts the steps of the run from 1.
+        request: SHA-256 of the request.
+    """
+
+    step: int
+    request: str
+
+
+class StepEnded(Event, frozen=True, tag="step_ended"):
+    """The step is over, with the results of its tool calls."""
+
+
+class MessageStarted(Event, frozen=True, tag="message_started"):
+    """A reply is about to stream. Its number in the log names the message in deltas."""
+
+
+class TextDelta(Event, frozen=True, tag="text_delta"):
+    """More visible text of an open message. Transient."""
+
+    message: int
+    text: str
+
+
+class ThinkingDelta(Event, frozen=True, tag="thinking_delta"):
+    """More thinking of an open message. Transient."""
+
+    message: int
+    text: str
+
+
+class CallDelta(Event, frozen=True, tag="call_delta"):
+    """More of a tool call of an open message. Transient.
+
+    Args:
+        message: The open message.
+        index: Which call of the message.
+        name: Set on the call's first piece.
+        text: More of the arguments' JSON text.
+    """
+
+    message: int
+    index: int
+    name: str = ""
+    text: str = ""
+
+
+class MessageEnded(Event, frozen=True, tag="message_ended"):
+    """The open message is whole; its text replaces whatever was streamed of it.
+
+    Args:
+        message: The reply; partial when `stop` is `error` or `cancelled`.
+        stop: Why it ended.
+        usage: Tokens counted by the provider, if it told.
+    """
+
+    message: Message
+    stop: StopReason
+    usage: Usage | None = None
+
+
+class ModelFailed(Event, frozen=True, tag="model_failed"):
+    """A call of the model failed. The text streamed by this attempt is void.
+
+    Args:
+        kind: As in `models.base.FailureKind`.
+        detail: The cause in words.
+        status: HTTP status, or 0.
+        retry_in: Seconds until the next attempt; None when there is none.
+    """
+
+    kind: str
+    detail: str
+    status: int = 0
+    retry_in: float | None = None
+
+
+class ToolStarted(Event, frozen=True, tag="tool_started"):
+    """A tool is about to run: the intent, stored before any effect. A call that is refused has none.
+
+    The idempotency key of the call is the thread's id and this event's number.
+
+    Args:
+        call: Id of the call.
+        name: The tool.
+        effect: What running it twice would do.
+    """
+
+    call: str
+    name: str
+    effect: Effect = "pure"
+
+
+class ToolProgress(Event, frozen=True, tag="tool_progress"):
+    """A running tool tells how far it is. Transient."""
+
+    call: str
+    text: str
+
+
+class ToolEnded(Event, frozen=True, tag="tool_ended"):
+    """A call has its result.
+
+    Args:
+        call: Id of the call.
+        content: What the model is told.
+        status: How it ended.
+        images: Shown to models that see.
+        details: For people's screens; the model is not told.
+    """
+
+    call: str
+    content: str
+    status: ToolStatus = "ok"
+    images: tuple[Image, ...] = ()
+    details: dict[str, Any] | None = None
+
+
+class CancelRequested(Event, frozen=True, tag="cancel_requested"):
+    """Somebody asked the open run to stop."""
+
+    reason: str = ""
+
+
+class TitleChanged(Event, frozen=True, tag="title_changed"):
+    """The thread has a new title."""
+
+    title: str
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """An event of a type or version that this version does not know: shown, never acted on.
+
+    Args:
+        raw: The row's JSON text.
+    """
+
+    raw: msgspec.Raw
+
+
+Stored = (
+    RunStarted
+    | RunEnded
+    | RunClaimed
+    | MessageAdded
+    | StepStarted
+    | StepEnded
+    | MessageStarted
+    | MessageEnded
+    | ModelFailed
+    | ToolStarted
+    | ToolEnded
+    | CancelRequested
+    | TitleChanged
+)
+Transient = TextDelta | ThinkingDelta | CallDelta | ToolProgress
+
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
+UPGRADES: dict[str, Upgrade] = {}
+"""By the tag of an older version: turns its JSON object into the next version's, tag included."""
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Stored)
+
+
+def encode(event: Stored | Transient | Unknown) -> bytes:
+    """Return the event as one line of JSON, tagged with its type and version."""
+    if isinstance(event, Unknown):
+        return bytes(event.raw)
+    return _encoder.encode(event)
+
+
+def decode(data: bytes | str) -> Stored | Unknown:
+    """Read an event as `encode` wrote it, in this version or an older one."""
+    try:
+        return _decoder.decode(data)
+    except msgspec.ValidationError:
+        return _upgrade(data)
+
+
+def _upgrade(data: bytes | str) -> Stored | Unknown:
+    obj = msgspec.json.decode(data)
+    while upgrade := UPGRADES.get(obj.get("type", "")):
+        obj = upgrade(obj)
+    try:
+        return msgspec.convert(obj, Stored)
+    except msgspec.ValidationError:
+        return Unknown(msgspec.Raw(data.encode() if isinstance(data, str) else data))
+
+
+class Recorded:
+    """An event with its place in a log.
+
+    Args:
+        seq: Its number in the thread, from 1.
+        time: When it was recorded, in milliseconds since 1970 (UTC).
+        run: The number of its run's `RunStarted`; 0 outside runs.
+        event: What happened.
+        path: The agent inside the run that it happened to; empty for the run's own.
+    """
+
+    __slots__ = ("_body", "event", "path", "run", "seq", "time")
+
+    def __init__(self, seq: int, time: int, run: int, event: Stored | Unknown, path: str = "") -> None:
+        self.seq, self.time, self.run, self.event, self.path = seq, time, run, event, path
+        self._body: bytes | None = None
+
+    @property
+    def body(self) -> bytes:
+        """The event as JSON, encoded once."""
+        if self._body is None:
+            self._body = encode(self.event)
+        return self._body
+
+    @property
+    def ends_run(self) -> bool:
+        """Whether its run is over with it."""
+        return isinstance(self.event, RunEnded)
+
+    def to_json(self) -> bytes:
+        """Return the record as clients get it."""
+        path = b',"path":' + _encoder.encode(self.path) if self.path else b""
+        return b'{"seq":%d,"time":%d,"run":%d%s,"event":%s}' % (self.seq, self.time, self.run, path, self.body)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recorded) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash((self.seq, self.time))
+
+    def _key(self) -> tuple[Any, ...]:
+        return (self.seq, self.time, self.run, self.path, self.event)
+
+    def __repr__(self) -> str:
+        return f"Recorded({self.seq}, {self.event!r})"

@@ -1,0 +1,164 @@
+"""Stepwell inside a program: an agent as an object.
+
+The same service, engines and logs as the server's, in memory or in a file. Nothing is imported for it until
+an agent is used, so that `from stepwell import Agent, tool` is cheap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from stepwell.errors import RunFailed
+from stepwell.wiring.library import library_parts, user_message
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from stepwell.events import Stored, Transient, Unknown
+    from stepwell.messages import Usage
+    from stepwell.models.base import Model
+    from stepwell.runs.log import ThreadLog
+    from stepwell.state import RunState
+    from stepwell.tools.base import Tool
+
+OWNER = "local"
+"""Whose the threads of a program are."""
+
+
+class Result(NamedTuple):
+    """What a run came to.
+
+    Args:
+        text: The answer.
+        thread: The thread's id; give it to the next `run` to go on with the conversation.
+        run: The run's number in the thread.
+        steps: Model calls made.
+        usage: Tokens counted by the provider.
+        cause: Empty, or why the answer is not all that it could be, such as `length`.
+    """
+
+    text: str
+    thread: str
+    run: int
+    steps: int
+    usage: Usage
+    cause: str = ""
+
+
+class Agent:
+    """An agent with a model and tools.
+
+    Args:
+        model: A model's name at `base_url`; empty or `offline` for the embedded one; or a model object.
+        base_url: An OpenAI-compatible endpoint up to and including `/v1`.
+        api_key: The endpoint's key.
+        system: The system message.
+        tools: Functions, marked with `@tool` or not, or tool objects.
+        path: A database file in which its threads are kept; None keeps them in memory.
+        dialect: `native`, a dialect such as `react`, or empty for what the model's family can do.
+        language: Of prompts and notices: `en` or `zh`.
+        temperature: Sampling temperature; None leaves it to the endpoint.
+        max_tokens: Longest reply in tokens; None leaves it to the endpoint.
+        max_steps: Most model calls of one run; None for no limit.
+        max_seconds: Most seconds of one run; None for no limit.
+        window: The model's context window in tokens; None for what is known of its family.
+
+    Raises:
+        ConfigError: An argument is wrong; the message names it.
+    """
+
+    def __init__(
+        self,
+        model: str | Model = "",
+        *,
+        base_url: str = "",
+        api_key: str = "",
+        system: str = "",
+        tools: Sequence[Callable[..., Any] | Tool] = (),
+        path: str | PathLike[str] | None = None,
+        dialect: str = "",
+        language: str = "en",
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        max_steps: int | None = 50,
+        max_seconds: float | None = None,
+        window: int | None = None,
+    ) -> None:
+        self._parts = library_parts(
+            model,
+            base_url=base_url,
+            api_key=api_key,
+            system=system,
+            tools=tools,
+            path=path,
+            dialect=dialect,
+            language=language,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            max_steps=max_steps,
+            max_seconds=max_seconds,
+            window=window,
+        )
+
+    async def run(self, prompt: str, *, thread: str = "", images: Sequence[str] = ()) -> Result:
+        """Run the agent on a message and return its answer.
+
+        Args:
+            prompt: What the user says.
+            thread: The thread to go on with; empty begins a new one.
+            images: Addresses of images shown with it, `https:` or `data:`.
+
+        Raises:
+            RunFailed: The run ended without an answer; the message says why.
+            NotFound: There is no such thread.
+            Busy: The thread has an open run.
+        """
+        service = self._parts.service()
+        log = await service.begin(OWNER, user_message(prompt, images), self._parts.spec, thread=thread)
+        try:
+            await service.drive(log)
+        except asyncio.CancelledError:
+            await service.abandon(log)
+            raise
+        return _result(log)
+
+    async def stream(
+        self, prompt: str, *, thread: str = "", images: Sequence[str] = ()
+    ) -> AsyncGenerator[Stored | Transient | Unknown]:
+        """Run the agent on a message and yield every event of the run as it happens, `RunEnded` last.
+
+        Leaving the loop early does not stop the run. Arguments and errors are those of `run`, but for
+        `RunFailed`: the last event tells.
+        """
+        service = self._parts.service()
+        message = user_message(prompt, images)
+        async for item in service.stream(OWNER, message, self._parts.spec, thread=thread):
+            yield item.event
+
+    async def resume(self) -> int:
+        """Go on with every run of the file that another process left unfinished; return how many."""
+        return await self._parts.service().resume()
+
+    async def close(self) -> None:
+        """Close the file and the connections; unfinished runs stay in the file to be resumed."""
+        await self._parts.close()
+
+    async def __aenter__(self) -> Agent:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+def _result(log: ThreadLog) -> Result:
+    assert log.state.last is not None
+    run, ended = log.state.last
+    if ended.reason != "answer":
+        raise RunFailed(ended.detail)
+    return Result(_answer(run), log.thread, run.seq, run.steps, run.usage, ended.cause)
+
+
+def _answer(run: RunState) -> str:
+    return run.reply.content if run.reply else ""

@@ -1,0 +1,1 @@
+"""Models: the port (`base`), its adapters, and the facts about model families."""

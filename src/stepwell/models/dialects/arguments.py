@@ -1,0 +1,162 @@
+"""From a call's input, as a model wrote it in text, to the JSON text of its arguments.
+
+Shared by dialects. It finds no calls and validates nothing: arguments that fit no tool are handed on as they
+are, for the toolbox to complain about.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, cast
+
+import msgspec
+
+from stepwell.messages import ToolSpec
+
+_MARK = re.compile(r'[{}"\\]')
+_OPENING = re.compile(r"\s*(?:```[\w+-]*\s*)?(?=\{)")
+_FENCE = re.compile(r"```(?:[\w+-]*[ \t]*\r?\n)?")
+
+
+class ObjectEnd:
+    """Finds where the JSON object that a text starts with closes; the text comes in pieces, each read once."""
+
+    __slots__ = ("_begun", "_depth", "_escaped", "_quoted")
+
+    def __init__(self) -> None:
+        self._begun = self._quoted = self._escaped = False
+        self._depth = 0
+
+    def feed(self, text: str) -> int:
+        """Read the next piece of the text.
+
+        Returns:
+            The place in the piece behind the closing brace; 0 if the text starts with no object, bare or
+            fenced; -1 while that is open.
+        """
+        if not self._begun and (lead := text.lstrip()):
+            self._begun = True
+            if lead[0] not in "{`":
+                return 0
+        skip = 0 if self._escaped else -1
+        for found in _MARK.finditer(text):
+            at, mark = found.start(), found[0]
+            if at == skip:
+                continue
+            if self._quoted:
+                skip = at + 1 if mark == "\\" else skip
+                self._quoted = mark != '"'
+            elif mark == '"':
+                self._quoted = self._depth > 0
+            elif mark != "\\":
+                self._depth += 1 if mark == "{" else -1
+                if self._depth <= 0:
+                    return found.end()
+        self._escaped = skip == len(text)
+        return -1
+
+
+def object_arguments(tool: ToolSpec | None, text: str) -> str | None:
+    """Return the JSON text of the object that the input is, or None if it is none or is not meant so.
+
+    For a tool that takes one text, an object is the arguments only if its keys are the tool's parameters:
+    otherwise it is that text.
+
+    Args:
+        tool: The tool called; None if it is unknown.
+        text: The input up to the closing brace, with the opening of a fence where there is one.
+    """
+    opening = _OPENING.match(text)
+    decoded = _decode_object(text[opening.end() :]) if opening else None
+    if decoded is None:
+        return None
+    if tool is not None and takes_one_text(tool) and not decoded[0].keys() <= _properties(tool).keys():
+        return None
+    return decoded[1]
+
+
+def text_arguments(tool: ToolSpec | None, text: str) -> str:
+    """Return the arguments that plain text stands for: an object, or the text itself where no object fits.
+
+    The text is the tool's one string argument, also when empty; of an unknown tool it is called `input`. A JSON
+    string is decoded, quotes round a text without quotes and a fence round the whole are taken off.
+
+    Args:
+        tool: The tool called; None if it is unknown.
+        text: The whole input.
+    """
+    text = _unfence(text.strip()).strip()
+    name = "input" if tool is None else _text_parameter(tool)
+    if not name:
+        return _well_formed(text)
+    return msgspec.json.encode({name: _well_formed(_unquote(text))}).decode()
+
+
+def takes_one_text(tool: ToolSpec) -> bool:
+    """Return whether the tool has one parameter and that is a string."""
+    return len(_properties(tool)) == 1 and _text_parameter(tool) != ""
+
+
+def _decode_object(text: str) -> tuple[dict[str, Any], str] | None:
+    """Decode a JSON object; where raw control characters stand in its strings, its text is written anew."""
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any]), text
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        pass
+    try:
+        decoded = json.loads(text, strict=False, parse_constant=_refuse)
+        if isinstance(decoded, dict):
+            return cast(dict[str, Any], decoded), _well_formed(json.dumps(decoded, ensure_ascii=False))
+    except (ValueError, RecursionError):
+        pass
+    return None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _well_formed(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+def _unfence(text: str) -> str:
+    fences = text.count("```")
+    if (opening := _FENCE.match(text)) and (fences == 1 or (fences == 2 and text.endswith("```"))):
+        return text[opening.end() :].removesuffix("```")
+    if fences == 1 and text.endswith(("\n```", "\r```")):
+        return text.removesuffix("```")
+    return text
+
+
+def _unquote(text: str) -> str:
+    if len(text) < 2 or text[0] != '"' or text[-1] != '"':
+        return text
+    try:
+        return msgspec.json.decode(text, type=str)
+    except (msgspec.MsgspecError, UnicodeError):
+        return text if '"' in text[1:-1] else text[1:-1]
+
+
+def _properties(tool: ToolSpec) -> dict[str, Any]:
+    return tool.parameters.get("properties") or {}
+
+
+def _text_parameter(tool: ToolSpec) -> str:
+    """Return the name of the one parameter that plain text fills: the only required one, or the only one."""
+    properties = _properties(tool)
+    required: list[str] = tool.parameters.get("required") or []
+    if len(required) != 1 and len(properties) != 1:
+        return ""
+    name = required[0] if len(required) == 1 else next(iter(properties))
+    return name if _is_text(properties.get(name)) else ""
+
+
+def _is_text(schema: Any) -> bool:
+    if not isinstance(schema, dict):
+        return False
+    schema = cast(dict[str, Any], schema)
+    kind = schema.get("type", "")
+    choices: list[Any] = schema.get("anyOf") or schema.get("oneOf") or []
+    return kind == "string" or (isinstance(kind, list) and "string" in kind) or any(map(_is_text, choices))

@@ -1,0 +1,410 @@
+"""The ReAct dialect: thought, action, input and observation as lines of text.
+
+The reply's form, as this parser reads it, whatever pieces it comes in:
+
+- `Action:`, `Action Input:`, `Final Answer:` and `Observation:` count at the start of a line only, after no
+  more than spaces and tabs, in this case, with `:` or `：`. Only LF and CR end a line.
+- What stands before them is the thought, without a leading `Thought:`; what follows `Final Answer:` is the
+  answer, up to the next of the four. Both stream, without outer whitespace; half a marker is held back.
+- A call's input is a JSON object, bare or fenced, which ends the reply where it closes; or plain text, up to
+  the next marker, a line that starts with `Thought:`, or the end. There is one call a reply: the rest is cut.
+- `Observation:` ends a reply everywhere, and `<|observation|>` does so even inside a line.
+- A reply that the token limit cut inside an action or its input holds no call; its stop reason stays.
+- A reply without action and without final answer is `unmarked`: its thought is its answer.
+
+Nothing is read twice. This module knows nothing of templates' texts or of how tools are run.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import msgspec
+
+from stepwell.messages import NO_TOOLS, Message, StopReason, ToolCall, ToolSpec, ToolSpecs, Transcript
+from stepwell.models.base import CallPart, Delta, ModelRequest, Settings
+from stepwell.models.dialects.arguments import ObjectEnd, object_arguments, takes_one_text, text_arguments
+from stepwell.prompts import load
+
+_END = "<|observation|>"
+_STOPS = ("\nObservation:", _END)
+_MOST_STOPS = 4  # of OpenAI's chat completions
+
+_LABELS = ("Action Input", "Action", "Final Answer", "Observation")
+_HALF = len("Final Answer") + 1
+_MARKER = re.compile(f"({'|'.join(_LABELS)})[:：]")
+_MARKER_OR_THOUGHT = re.compile(f"({'|'.join(_LABELS)}|Thought)[:：]")
+_BLANK = re.compile(r"[ \t\r\n]*")
+_BREAK = re.compile(
+    rf"[\r\n]|{re.escape(_END)}|(?:{'|'.join(re.escape(_END[:n]) for n in range(len(_END) - 1, 0, -1))})\Z"
+)
+
+
+class React:
+    """Calls tools in the ReAct form.
+
+    Args:
+        prompt: Name of the template, of kind `react`.
+        language: `en` or `zh`.
+
+    Raises:
+        ConfigError: There is no such template.
+    """
+
+    name = "react"
+
+    def __init__(self, prompt: str = "default", language: str = "en") -> None:
+        self._template = load("react", prompt, language)
+
+    @property
+    def digest(self) -> str:
+        """The hash of the template: 12 hexadecimal digits."""
+        return self._template.digest
+
+    def parser(self, tools: ToolSpecs) -> ReactParser:
+        """Return a parser for one reply to a request that offered these tools."""
+        return ReactParser(tools)
+
+    def render(self, request: ModelRequest) -> ModelRequest:
+        """Return the request as one user message: system text, then the template.
+
+        The last user message is the question, what precedes it the history, what follows it the scratchpad. As
+        steps are added the text only grows at its end. Texts from outside are marked off (`mark_off`). Images of
+        the question and of the results since are kept.
+        """
+        pieces = _pieces(request.messages)
+        asked = next((i for i in range(len(pieces) - 1, -1, -1) if pieces[i].role == "user"), -1)
+        prompt = self._template.render(**self._values(pieces, asked, _offered(request)))
+        system = [piece.text for piece in pieces if piece.role == "system" and piece.text]
+        images = tuple(image for message in request.messages[max(asked, 0) :] for image in message.images)
+        said = Message("user", "\n\n".join([*system, prompt]), images)
+        return ModelRequest(Transcript([said]), settings=_settings(request.settings), model=request.model)
+
+    def _values(self, pieces: list[_Piece], asked: int, tools: ToolSpecs) -> dict[str, str]:
+        wanted = self._template.variables
+        values = {
+            "tool_names": ", ".join(tool.name for tool in tools),
+            "history": "\n".join(filter(None, map(_history_line, pieces[: max(asked, 0)]))),
+            "input": pieces[asked].text if asked >= 0 else "",
+            "agent_scratchpad": _scratchpad(pieces[asked + 1 :]),
+        }
+        if "tools" in wanted:
+            values["tools"] = "\n".join(_tool_line(tool, schema=not takes_one_text(tool)) for tool in tools) or "-"
+        if "tool_schemas" in wanted:
+            values["tool_schemas"] = "\n".join(_tool_line(tool, schema=True) for tool in tools) or "-"
+        return values
+
+
+def _offered(request: ModelRequest) -> ToolSpecs:
+    return NO_TOOLS if request.settings.tool_choice == "none" else request.tools
+
+
+def _settings(settings: Settings) -> Settings:
+    # The caller's own texts come first: ours only save tokens, the parser cuts without them.
+    stop = tuple(dict.fromkeys(settings.stop + _STOPS))[:_MOST_STOPS]
+    return msgspec.structs.replace(settings, stop=stop, tool_choice="")
+
+
+# Rendering: each message becomes its texts once, kept by the transcript.
+
+_SPEAKER = {"user": "Human", "assistant": "AI"}
+_LINE_ENDS = "\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
+_INVISIBLE = rf"(?:[^\S{_LINE_ENDS}]|[\u200b-\u200f\u2060\ufeff])*+"
+_POSING = re.compile(
+    rf"((?:^|[{_LINE_ENDS}]){_INVISIBLE})(?=(?:{'|'.join(_LABELS)}|Thought|Question|Human|AI){_INVISIBLE}[:：])"
+)
+_CONTROL = re.compile(r"<[|｜]([^|｜<>\s]{1,40})[|｜]>")  # both bars are in use among models
+_LEADING_LABEL = re.compile(r"[ \t\r\n]*(?:Thought[:：][ \t\r\n]*)*")
+_ACTION_LINE = re.compile(r"(?:^|[\r\n])[ \t]*Action(?: Input)?[:：]")
+_FENCED_INPUT = re.compile(r"(?:^|[\r\n])[ \t]*Action Input[:：]\s*```")
+
+
+def mark_off(text: str) -> str:
+    """Return a text from outside such that none of its lines can pose as a part of the form.
+
+    A line that starts with a label of the form is quoted with `> `, and `<|name|>` becomes `<| name |>`.
+    """
+    return _CONTROL.sub(r"<| \1 |>", _POSING.sub(r"\1> ", text))
+
+
+class _Piece(msgspec.Struct, frozen=True, array_like=True):
+    """What a message is in the prompt.
+
+    Args:
+        role: Who speaks.
+        text: Its content, marked off.
+        steps: On an assistant's message its lines in the scratchpad: one text a call, or one at all.
+        calls: Ids of the calls; on a `tool` message the id of the call that it answers.
+    """
+
+    role: str
+    text: str
+    steps: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(list[_Piece]).decode
+
+
+def _pieces(messages: Transcript) -> list[_Piece]:
+    return _decode(b"[%b]" % messages.rendering(_piece).body)
+
+
+def _piece(message: Message) -> bytes:
+    match message.role:
+        case "tool":
+            piece = _Piece("tool", mark_off(message.content), calls=(message.call,))
+        case "assistant":
+            ids = tuple(call.id for call in message.calls)
+            piece = _Piece("assistant", mark_off(message.content), _steps(message), ids)
+        case "user":
+            piece = _Piece("user", mark_off(message.content))
+        case "system":
+            piece = _Piece("system", message.content)
+    return _encode(piece)
+
+
+def _history_line(piece: _Piece) -> str:
+    speaker = _SPEAKER.get(piece.role)
+    return f"{speaker}: {piece.text}" if speaker and piece.text else ""
+
+
+def _steps(message: Message) -> tuple[str, ...]:
+    calls, text = message.calls, _LEADING_LABEL.sub("", message.raw, count=1).rstrip()
+    if text and (not calls or (len(calls) == 1 and _ACTION_LINE.search(text))):
+        fence = _FENCED_INPUT.search(text)
+        if fence and "```" not in text[fence.end() :]:
+            text += "\n```"  # the reply ended where its object closed, before the fence did
+        return ("\n" + text if _MARKER.match(text) else text,)
+    thought = mark_off(message.content or message.thinking)
+    return (thought + _action(calls[0]), *map(_action, calls[1:])) if calls else (thought,)
+
+
+def _action(call: ToolCall) -> str:
+    name = " ".join(call.name.split())
+    arguments = _CONTROL.sub(_escape, _POSING.sub(r"\1> ", call.arguments))
+    return f"\nAction: {name}" + (f"\nAction Input: {arguments}" if arguments else "")
+
+
+def _escape(control: re.Match[str]) -> str:
+    return f"<\\u{ord(control[0][1]):04x}{control[0][2:]}"  # the same string to a reader of JSON
+
+
+def _scratchpad(pieces: list[_Piece]) -> str:
+    out: list[str] = []
+    open_steps: dict[str, str] = {}
+    for piece in pieces:
+        if piece.role == "tool":
+            out.append(f"{open_steps.pop(piece.calls[0], '')}\nObservation: {piece.text}\nThought: ")
+        elif piece.role == "assistant":
+            out.extend(f"{step}\nThought: " for step in open_steps.values())
+            open_steps = dict(zip(piece.calls, piece.steps, strict=False))
+            if not piece.calls:
+                out.append(f"{piece.steps[0]}\nThought: ")
+    out.extend(f"{step}\nThought: " for step in open_steps.values())
+    return "".join(out)
+
+
+def _tool_line(tool: ToolSpec, *, schema: bool) -> str:
+    line = f"{tool.name}: {' '.join(tool.description.split())}"
+    return f"{line} Parameters: {_encode(tool.parameters).decode()}" if schema else line
+
+
+# Parsing.
+
+
+class ReactParser:
+    """Takes one reply apart while it streams.
+
+    Args:
+        tools: What the request offered; they decide how plain text becomes arguments.
+    """
+
+    __slots__ = (
+        "_arguments", "_braces", "_cut", "_held", "_input", "_line_start", "_name", "_offset", "_received",
+        "_separate", "_shown", "_space", "_state", "_text", "_thinking", "_thought", "_tools", "done",
+    )  # fmt: skip
+
+    def __init__(self, tools: ToolSpecs) -> None:
+        self.done = False
+        self._tools = tools
+        self._state: Literal["thought", "action", "input", "answer"] = "thought"
+        self._line_start = True
+        self._received: list[str] = []
+        self._offset = 0  # characters received before those of `_held`
+        self._held = ""  # half a marker
+        self._cut: int | None = None
+        self._space: list[str] = []  # whitespace that is shown once something follows it
+        self._shown = False
+        self._separate = False
+        self._thought: list[str] = []
+        self._thinking: list[str] = []  # this and `_text`: not yet returned
+        self._text: list[str] = []
+        self._name: list[str] = []
+        self._input: list[str] = []
+        self._braces: ObjectEnd | None = ObjectEnd()
+        self._arguments: str | None = None
+
+    @property
+    def thought(self) -> str:
+        """What stands before the first marker: the answer, if the reply is unmarked."""
+        return "".join(self._thought)
+
+    def feed(self, delta: Delta) -> Delta | None:
+        """Read a delta and return what can be shown by now, or None; see `DialectParser.feed`."""
+        self._separate = self._separate or (delta.thinking != "" and not self._thought)
+        if delta.text and not self.done:
+            self._received.append(delta.text)
+            self._scan(self._held + delta.text)
+        if delta.stop is not None:
+            return self._last(delta, delta.stop)
+        thinking, text = self._take_shown(delta)
+        if not (thinking or text or delta.usage or delta.failure):
+            return None
+        return Delta(text=text, thinking=thinking, usage=delta.usage, failure=delta.failure)
+
+    def finish(self, stop: StopReason) -> Delta:
+        """End the reply where it stands and return the last delta; see `DialectParser.finish`."""
+        return self._last(Delta(), stop)
+
+    def _last(self, delta: Delta, stop: StopReason) -> Delta:
+        if not self.done and self._held:
+            self._put(self._held, 0)
+        calls: tuple[CallPart, ...] = ()
+        whole = stop not in {"error", "cancelled"}
+        if whole and (self.done or stop in {"stop", "tool_calls"}):
+            calls = (self._call(),) if self._state in {"action", "input"} else ()
+            stop = "tool_calls" if calls else "stop"
+        thinking, text = self._take_shown(delta)
+        return Delta(
+            text=text,
+            thinking=thinking,
+            calls=calls,
+            usage=delta.usage,
+            failure=delta.failure,
+            stop=stop,
+            raw="".join(self._received)[: self._cut],
+            unmarked=whole and self._state == "thought",
+        )
+
+    def _take_shown(self, delta: Delta) -> tuple[str, str]:
+        thinking, text = "".join(self._thinking), "".join(self._text)
+        if thinking and self._separate:
+            thinking, self._separate = "\n\n" + thinking, False
+        self._thinking.clear()
+        self._text.clear()
+        return delta.thinking + thinking, text
+
+    def _scan(self, buffer: str) -> None:
+        self._held, at = "", 0
+        while at < len(buffer) and not self.done:
+            at = self._start_line(buffer, at) if self._line_start else self._go_on(buffer, at)
+        self._offset += len(buffer) - len(self._held)
+
+    def _start_line(self, buffer: str, at: int) -> int:
+        """Read the blanks and the marker that may stand here; return where to go on."""
+        found = _BLANK.match(buffer, at)
+        at = self._put_span(buffer, at, found.end() if found else at)
+        if at == len(buffer):
+            return at
+        thought = self._state == "input" or (self._state == "thought" and not self._shown)
+        if marker := (_MARKER_OR_THOUGHT if thought else _MARKER).match(buffer, at):
+            self._mark(marker[1], at)
+            return marker.end()
+        rest = buffer[at : at + _HALF]
+        labels = (*_LABELS, "Thought") if thought else _LABELS
+        if at + len(rest) == len(buffer) and any(label.startswith(rest) for label in labels):
+            self._held = rest
+            return len(buffer)
+        self._line_start = False
+        return at
+
+    def _go_on(self, buffer: str, at: int) -> int:
+        """Read the rest of a line, or what came of it; return where to go on."""
+        found = _BREAK.search(buffer, at)
+        at = self._put_span(buffer, at, found.start() if found else len(buffer))
+        if self.done or not found:
+            return at
+        if found[0] in {"\r", "\n"}:
+            self._line_start = True
+        elif found[0] == _END:
+            self._end(at)
+        else:
+            self._held = found[0]
+            return len(buffer)
+        return at
+
+    def _put_span(self, buffer: str, start: int, end: int) -> int:
+        if end > start:
+            self._put(buffer[start:end], start)
+        return end
+
+    def _put(self, text: str, at: int) -> None:
+        match self._state:
+            case "thought" | "answer":
+                self._show(text)
+            case "action":
+                self._name.append(text)
+            case "input":
+                self._take(text, at)
+
+    def _show(self, text: str) -> None:
+        body = text.rstrip()
+        if not body:
+            self._space.append(text)
+            return
+        shown = "".join((*self._space, body)) if self._shown else body.lstrip()
+        self._shown = True
+        self._space = [text[len(body) :]]
+        if self._state == "thought":
+            self._thought.append(shown)
+            self._thinking.append(shown)
+        else:
+            self._text.append(shown)
+
+    def _take(self, text: str, at: int) -> None:
+        self._input.append(text)
+        if self._braces is None:
+            return
+        closed = self._braces.feed(text)
+        if closed > 0:
+            whole = "".join((*self._input[:-1], text[:closed]))
+            self._arguments = object_arguments(self._tool()[1], whole)
+            if self._arguments is not None:
+                self._end(at + closed)
+        if closed >= 0:
+            self._braces = None
+
+    def _mark(self, label: str, at: int) -> None:
+        match self._state, label:
+            case "thought", "Thought":
+                return  # still at the start: a marker may follow
+            case "thought", "Final Answer":
+                self._state, self._shown, self._space = "answer", False, []
+            case "thought", "Action":
+                self._state = "action"
+            case "thought" | "action", "Action Input":
+                self._state = "input"
+            case _:
+                self._end(at)
+        self._line_start = False
+
+    def _end(self, at: int) -> None:
+        self.done, self._cut = True, self._offset + at
+
+    def _tool(self) -> tuple[str, ToolSpec | None]:
+        written = re.split(r"[\r\n]", "".join(self._name).strip(), maxsplit=1)[0].strip()
+        plain = written.strip("`'\"*[]<>(). \t")
+        for name in (written, plain):
+            if spec := next((tool for tool in self._tools if tool.name == name), None):
+                return name, spec
+        return written, None
+
+    def _call(self) -> CallPart:
+        name, spec = self._tool()
+        arguments = self._arguments
+        if arguments is None:
+            arguments = text_arguments(spec, "".join(self._input)) if self._state == "input" else ""
+        return CallPart(0, name=name, arguments=arguments)

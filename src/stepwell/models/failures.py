@@ -1,0 +1,164 @@
+"""What an endpoint says went wrong, as a `Failure`: error bodies, statuses and `Retry-After`.
+
+It only reads; whether and when a request is made again is decided in `openai.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any, cast
+
+import msgspec
+
+from stepwell.models.base import Failure, FailureKind
+from stepwell.models.wire import clean_all
+
+RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+"""Statuses after which the same request may work: RFC 9110, RFC 8470, RFC 6585, and 529 of overloaded vendors."""
+
+MESSAGE_LIMIT = 500
+"""The most characters of a failure's message."""
+
+_OVERFLOW = re.compile(
+    r"context[_ ](length|size|window)|maximum context|max_model_len|prompt is too long|input is too long|"
+    r"too many (input )?tokens|exceeds the max\w* number of tokens|token limit|input length should be|"
+    r"reduce the length|超长|上下文长度|超过.{0,12}(长度|限制)",
+    re.IGNORECASE,
+)
+"""How endpoints say that a request is over the window: OpenAI, vLLM, llama.cpp, DeepSeek, Anthropic, Gemini,
+Mistral, Moonshot, DashScope, Zhipu."""
+
+_STATUS_WORDS = (
+    ("rate_limit", 429),
+    ("overloaded", 529),
+    ("unavailable", 503),
+    ("timeout", 504),
+    ("authentication", 401),
+    ("permission", 403),
+    ("invalid", 400),
+    ("badrequest", 400),
+    ("server", 500),
+    ("internal", 500),
+)
+"""What the type or code of an error inside a reply stands for, by a part of it."""
+
+
+class _Problem(msgspec.Struct, frozen=True):
+    message: str
+    code: str
+
+
+def refusal(status: int, body: bytes) -> Failure:
+    """Return the failure that a response with an error status stands for.
+
+    Args:
+        status: The HTTP status, 300 or more.
+        body: The response body, or its start.
+    """
+    problem = _problem(body) or _Problem(_plain(body), "")
+    message = problem.message.strip() or f"The endpoint answered with status {status} and gave no reason."
+    kind = _kind(status, f"{problem.code} {message}")
+    remedy = " Check the `api_key` of this model." if kind == "auth" else ""
+    return Failure(kind, bounded(message) + remedy, status)
+
+
+def problem_inside(body: bytes) -> Failure | None:
+    """Return the failure that a JSON text inside a successful response stands for, or None if it tells of none.
+
+    Its status is the one in the text, else the one that its words stand for, else 0.
+    """
+    problem = _problem(body)
+    if problem is None:
+        return None
+    status = _status(problem.code.lower())
+    kind = _kind(status, f"{problem.code} {problem.message}") if status else "server"
+    return Failure(kind, bounded(problem.message), status)
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Return the seconds that the endpoint asks to wait, or None if it does not say.
+
+    Args:
+        headers: Of the response; looked up without regard to case by its mapping.
+        now: Seconds since 1970, for a `Retry-After` that is a date (RFC 9110, 10.2.3).
+    """
+    milliseconds = _number(headers.get("retry-after-ms", ""))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    value = headers.get("retry-after", "")
+    seconds = _number(value)
+    if seconds is not None or not value:
+        return seconds
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
+
+
+def bounded(message: str) -> str:
+    """Return the message with its spaces collapsed and cut to `MESSAGE_LIMIT`."""
+    message = " ".join(message.split())
+    return message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…"
+
+
+def _kind(status: int, words: str) -> FailureKind:
+    if status in (401, 403):
+        return "auth"
+    if status == 429:
+        return "rate_limit"
+    if _OVERFLOW.search(words):
+        return "overflow"
+    return "server" if status >= 500 or status in RETRIED else "request"
+
+
+def _status(code: str) -> int:
+    if code.isascii() and code.isdigit() and len(code) == 3:
+        return int(code)
+    return next((status for word, status in _STATUS_WORDS if word in code), 0)
+
+
+def _problem(body: bytes) -> _Problem | None:
+    """Find the error in a JSON text: vendors put it under `error`, or at the top, as a text or an object."""
+    try:
+        value = clean_all(json.loads(body.decode("utf-8", "replace"), strict=False))
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(value, list) and value:
+        value = cast("list[Any]", value)[0]
+    if not isinstance(value, dict):
+        return None
+    top = cast("dict[str, Any]", value)
+    error = top.get("error") or top
+    if isinstance(error, str):
+        return _Problem(error, str(top.get("code", "")))
+    if not isinstance(error, dict):
+        return None
+    fields = cast("dict[str, Any]", error)
+    names = ("message", "msg", "detail", "error_msg", "error_message")
+    message = next((fields[name] for name in names if fields.get(name)), None)
+    if message is None and error is top:
+        return None
+    text = message if isinstance(message, str) else json.dumps(message or fields, ensure_ascii=False)
+    code = fields.get("code") or fields.get("status") or ""
+    return _Problem(text, str(code) if _status(str(code)) else f"{code} {fields.get('type') or ''}")
+
+
+def _plain(body: bytes) -> str:
+    """Return an error body that is no JSON as text; of a web page, its title."""
+    text = body.decode("utf-8", "replace").replace("\0", "\ufffd")
+    title = re.search(r"<title[^>]*>(.*?)</title", text, re.IGNORECASE | re.DOTALL)
+    return title[1] if title else text
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return max(0.0, number) if math.isfinite(number) else None

@@ -1,0 +1,379 @@
+"""The adapter for any endpoint that speaks OpenAI's chat-completions protocol, over aiohttp.
+
+It streams always, hands out one delta per network read, and retries only while nothing of the reply came.
+It runs no tools, renders no prompts and keeps no history: a request's messages are encoded once, by their
+transcript. Import it lazily: aiohttp makes TLS contexts when it is imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import random
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from stepwell.errors import ConfigError
+from stepwell.messages import ToolSpecs
+from stepwell.models.base import Delta, Failure, ModelProfile, ModelRequest
+from stepwell.models.failures import RETRIED, bounded, refusal, retry_after
+from stepwell.models.reply import ReplyReader
+from stepwell.models.wire import MessageEncoder, tail_fields, to_json, tools_json
+
+
+class Timeouts(msgspec.Struct, frozen=True):
+    """How long to wait for an endpoint.
+
+    Args:
+        connect: Seconds until a connection stands, name lookup and TLS included.
+        stall: Seconds without a byte, before the first one and between two.
+    """
+
+    connect: float = 10.0
+    stall: float = 120.0
+
+
+class Retries(msgspec.Struct, frozen=True):
+    """How often and when a failed request is made again: exponential back-off with full jitter.
+
+    The wait before retry n is random between 0 and `min(cap, base * 2**(n-1))` seconds ("Exponential Backoff
+    And Jitter", AWS Architecture Blog, 2015). A `Retry-After` counts in its place.
+
+    Args:
+        attempts: Requests in all, the first included.
+        base: Seconds.
+        cap: Seconds.
+        max_wait: The longest `Retry-After` in seconds that is waited for; a longer one ends the call.
+    """
+
+    attempts: int = 4
+    base: float = 0.5
+    cap: float = 8.0
+    max_wait: float = 60.0
+
+
+_PROFILE, _TIMEOUTS, _RETRIES = ModelProfile(), Timeouts(), Retries()
+
+_AFTER_FINISH = 5.0
+"""Seconds to wait for usage and the end of the stream once the finish reason came."""
+
+_LINGER = 1.0
+"""Seconds that a connection may take to end its response after `[DONE]`, so that it can be used again."""
+
+_ERROR_BODY = 64 * 1024
+_MEMORY_BODY = 1 << 20
+_TOOLS_KEPT = 64
+
+
+class OpenAIModel:
+    """A model behind an OpenAI-compatible endpoint.
+
+    Args:
+        base_url: Such as `https://api.openai.com/v1`; a query is kept.
+        model: The name sent where a request names none.
+        api_key: Sent as a bearer token; never shown in a message.
+        profile: Facts about the model's family.
+        timeouts: How long to wait.
+        retries: When to try again.
+        headers: Sent with every request, over our own.
+
+    Raises:
+        ConfigError: If `base_url` is no http address.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        api_key: str = "",
+        profile: ModelProfile = _PROFILE,
+        timeouts: Timeouts = _TIMEOUTS,
+        retries: Retries = _RETRIES,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.profile = profile
+        self._url = _completions_url(base_url)
+        self._model, self._timeouts, self._retries = model, timeouts, retries
+        self._headers = _headers(api_key, headers or {})
+        self._secrets = [secret for secret in (api_key, *(headers or {}).values()) if len(secret) > 2]
+        self._encode = MessageEncoder(profile)
+        self._tools: dict[bytes, bytes] = {}
+        self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[Delta]:
+        """Stream one reply; each retry is announced by a delta with a failure and no `stop`.
+
+        Closing the generator or cancelling its task closes the socket at once.
+        """
+        attempt = 0
+        while True:
+            attempt += 1
+            exchange = _Exchange(self._url, self._timeouts, self._reader(request))
+            try:
+                delta = await self._start(exchange, request)
+                while delta.stop is None:
+                    yield delta
+                    delta = await exchange.next()
+            finally:
+                exchange.close()
+            if delta.failure is None:
+                yield delta
+                return
+            delta, wait = self._judge(delta, exchange, attempt)
+            yield delta
+            if wait is None:
+                return
+            await asyncio.sleep(wait)
+
+    async def close(self) -> None:
+        """Close the connections of this event loop, and forget those of loops that are over."""
+        here = asyncio.get_running_loop()
+        for loop in [loop for loop in self._sessions if loop is here or loop.is_closed()]:
+            await self._sessions.pop(loop).close()
+
+    def _reader(self, request: ModelRequest) -> ReplyReader:
+        return ReplyReader(self.profile.thinking_field, request.settings.max_tokens)
+
+    async def _start(self, exchange: _Exchange, request: ModelRequest) -> Delta:
+        try:
+            body = self._body(request)
+            session = self._sessions.get(asyncio.get_running_loop()) or await self._new_session()
+        except Exception as error:  # whatever cannot be sent is a failure of the reply: the port never raises
+            exchange.reader.fail(_failure_of(error, self._url, self._timeouts))
+        else:
+            await exchange.open(session, body)
+        return await exchange.next()
+
+    async def _new_session(self) -> aiohttp.ClientSession:
+        over = [loop for loop in self._sessions if loop.is_closed()]
+        session = self._sessions[asyncio.get_running_loop()] = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self._headers,
+            timeout=aiohttp.ClientTimeout(connect=self._timeouts.connect, sock_read=self._timeouts.stall),
+        )
+        for loop in over:
+            await self._sessions.pop(loop).close()
+        return session
+
+    def _body(self, request: ModelRequest) -> bytes:
+        fields = tail_fields(request, self.profile)
+        tools = b""
+        if request.tools and "tools" not in fields:
+            tools = b'"tools":' + self._tools_json(request.tools) + b","
+        return b"".join(
+            (
+                b'{"model":',
+                to_json(request.model or self._model),
+                b',"messages":[',
+                request.messages.rendering(self._encode).body,
+                b"],",
+                tools,
+                to_json(fields)[1:],
+            )
+        )
+
+    def _tools_json(self, tools: ToolSpecs) -> bytes:
+        found = self._tools.get(tools.encoded)
+        if found is None:
+            if len(self._tools) >= _TOOLS_KEPT:
+                self._tools.clear()
+            found = self._tools[tools.encoded] = tools_json(tools)
+        return found
+
+    def _judge(self, delta: Delta, exchange: _Exchange, attempt: int) -> tuple[Delta, float | None]:
+        """Return the failed delta as it is handed out, and the seconds until the next attempt, if there is one."""
+        failure = delta.failure
+        assert failure is not None
+        message, wait, retries = failure.message, None, self._retries
+        if _may_pass(failure) and not exchange.reader.started and attempt < retries.attempts:
+            asked = exchange.retry_after
+            if asked is None:
+                wait = random.uniform(0.0, min(retries.cap, retries.base * 2 ** (attempt - 1)))
+            elif asked <= retries.max_wait:
+                # A little later than asked, or all who were told the same come back together.
+                wait = asked + random.uniform(0.0, retries.base)
+            else:
+                message = f"{message} It asks to wait {asked:g} s."
+        failure = Failure(failure.kind, self._without_secrets(message), failure.status, wait)
+        if wait is not None:
+            return Delta(failure=failure), wait
+        return msgspec.structs.replace(delta, failure=failure), None
+
+    def _without_secrets(self, message: str) -> str:
+        for secret in self._secrets:
+            message = message.replace(secret, "***")
+        return bounded(message)
+
+
+class _Exchange:
+    """One request and its response.
+
+    Args:
+        url: Where the request goes.
+        timeouts: For the words of a failure.
+        reader: Makes deltas of the response.
+    """
+
+    __slots__ = ("_loop", "_response", "_since", "_timeouts", "_url", "_watchdog", "reader", "retry_after")
+
+    def __init__(self, url: URL, timeouts: Timeouts, reader: ReplyReader) -> None:
+        self._url, self._timeouts, self.reader = url, timeouts, reader
+        self._loop = asyncio.get_running_loop()
+        self._response: aiohttp.ClientResponse | None = None
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._since: float | None = None
+        self.retry_after: float | None = None
+
+    async def open(self, session: aiohttp.ClientSession, body: bytes) -> None:
+        """Send the request and read the head of the response."""
+        data = body if len(body) <= _MEMORY_BODY else io.BytesIO(body)
+        try:
+            response = self._response = await session.post(self._url, data=data, allow_redirects=False)
+            if response.status >= 300:
+                self.retry_after = retry_after(response.headers, time.time())
+                self.reader.fail(await _refusal(response))
+            elif "text/html" in response.headers.get("Content-Type", ""):
+                self.reader.fail(_web_page(self._url))
+        except Exception as error:  # whatever a client library raises is a failure of the reply: the port never raises
+            self.reader.fail(_failure_of(error, self._url, self._timeouts))
+
+    async def next(self) -> Delta:
+        """Return what the next read brings; the last delta has `stop` set."""
+        reader, response = self.reader, self._response
+        try:
+            while not reader.done and response is not None:
+                self._since = self._loop.time()
+                data = await (response.content.readany() if not reader.finish else _read_rest(response))
+                self._since = None
+                if data:
+                    reader.feed(data)
+                else:
+                    reader.end()
+                if reader.done:
+                    break
+                if self._watchdog is None:
+                    self._watch(response)
+                if delta := reader.take():
+                    return delta
+        except Exception as error:  # as in `open`
+            reader.fail(_failure_of(error, self._url, self._timeouts))
+        return reader.last()
+
+    def close(self) -> None:
+        """Close the socket, unless the response is over or about to be: then it can serve another request."""
+        response = self._response
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        if response is None or response.closed:
+            return
+        if self.reader.done and self.reader.finish:
+            timer = self._loop.call_later(_LINGER, response.close)
+            response.content.on_eof(timer.cancel)
+        else:
+            response.close()
+
+    def _watch(self, response: aiohttp.ClientResponse) -> None:
+        """Take the stall time-out over from aiohttp, which makes a timer for every read."""
+        protocol = response.connection.protocol if response.connection else None
+        if protocol is not None and self._timeouts.stall:
+            protocol.read_timeout = None
+            self._watchdog = self._loop.call_later(self._timeouts.stall, self._check, response)
+
+    def _check(self, response: aiohttp.ClientResponse) -> None:
+        now = self._loop.time()
+        due = (now if self._since is None else self._since) + self._timeouts.stall
+        if due <= now:
+            self.reader.fail(_stalled(self._timeouts))
+            response.close()
+        else:
+            self._watchdog = self._loop.call_at(due, self._check, response)
+
+
+def _completions_url(base_url: str) -> URL:
+    try:
+        url = URL(base_url.strip())
+    except ValueError:
+        url = URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ConfigError(f"base_url {base_url!r} is no http address; write it like https://api.openai.com/v1")
+    path = url.path.rstrip("/")
+    return url if path.endswith("/chat/completions") else url.with_path(f"{path}/chat/completions", keep_query=True)
+
+
+def _headers(api_key: str, others: Mapping[str, str]) -> dict[str, str]:
+    headers = {
+        "content-type": "application/json",
+        "accept": "text/event-stream, application/json",
+        # A compressed stream waits for its blocks to fill.
+        "accept-encoding": "identity",
+        "user-agent": "stepwell",
+    }
+    if api_key:
+        headers["authorization"] = f"Bearer {api_key}"
+    return headers | {name.lower(): value for name, value in others.items()}
+
+
+def _may_pass(failure: Failure) -> bool:
+    """Tell whether the same request may work a little later."""
+    match failure.kind:
+        case "connect" | "stall" | "broken":
+            return True
+        case "rate_limit" | "server":
+            return failure.status in RETRIED
+        case "auth" | "overflow" | "request" | "interrupted" | "internal":
+            return False
+
+
+async def _read_rest(response: aiohttp.ClientResponse) -> bytes:
+    """Read what follows a finish reason; nothing that has to be waited for long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_AFTER_FINISH):
+            return await response.content.readany()
+    return b""
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> Failure:
+    if response.status < 400:
+        to = response.headers.get("Location", "nowhere")
+        return Failure("request", f"The endpoint redirects to {to}: set `base_url` to it.", response.status)
+    body = b""
+    # The status says enough where the rest of the body does not come.
+    with suppress(aiohttp.ClientError):
+        while len(body) < _ERROR_BODY and (data := await response.content.readany()):
+            body += data
+    return refusal(response.status, body)
+
+
+def _web_page(url: URL) -> Failure:
+    shown = _shown(url)
+    return Failure("request", f"{shown} is a web page, no model endpoint. Check `base_url`: most end with /v1.", 200)
+
+
+def _failure_of(error: Exception, url: URL, timeouts: Timeouts) -> Failure:
+    match error:
+        case aiohttp.ConnectionTimeoutError() | aiohttp.ClientConnectorError():
+            cause = f"none within {timeouts.connect:g} s" if isinstance(error, TimeoutError) else str(error)
+            remedy = "Check that the endpoint runs and that `base_url` is right."
+            return Failure("connect", f"No connection to {_shown(url)}: {cause}. {remedy}")
+        case aiohttp.SocketTimeoutError():
+            return _stalled(timeouts)
+        case aiohttp.ClientError():
+            return Failure("broken", f"The connection to the endpoint broke: {str(error) or type(error).__name__}.")
+        case _:
+            return Failure("internal", f"{type(error).__name__}: {error}")
+
+
+def _stalled(timeouts: Timeouts) -> Failure:
+    return Failure("stall", f"The endpoint sent nothing for {timeouts.stall:g} s.")
+
+
+def _shown(url: URL) -> str:
+    """Return the address without what may be secret in it."""
+    return str(url.with_user(None).with_query(None))

@@ -1,0 +1,173 @@
+"""Facts about families of models, as data: windows, native tools, names of parameters.
+
+The figures are read from the vendors' own model pages and model cards; where a family's members differ, the
+smaller one stands, since a window that is too small costs a little and one that is too large costs the run.
+They age: the settings of a model override any of them (`profile_for(name, window=...)`). A server may also be
+started with a smaller window than its model has; then its own figure belongs in the settings.
+
+`native_tools` is off where a family has no tool calls, where its servers rarely switch them on, or where its
+endpoint takes tool calls back only together with the thinking that led to them, which is not sent.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from stepwell.errors import ConfigError
+from stepwell.models.base import ModelProfile
+
+K = 1024
+
+
+def _facts(
+    window: int,
+    output: int = 0,
+    *,
+    tools: bool = True,
+    images: bool = False,
+    usage: bool = True,
+    limit: str = "max_tokens",
+    system: str = "system",
+) -> ModelProfile:
+    return ModelProfile(
+        window=window,
+        max_output=output,
+        native_tools=tools,
+        images=images,
+        usage_in_stream=usage,
+        max_tokens_name=limit,
+        system_role=system,
+    )
+
+
+def _openai_thinker(window: int, output: int, *, images: bool = True, tools: bool = True) -> ModelProfile:
+    return _facts(window, output, images=images, tools=tools, limit="max_completion_tokens", system="developer")
+
+
+_FAMILIES: tuple[tuple[str, ModelProfile], ...] = (
+    # OpenAI. Thinking models refuse `max_tokens` and call the system message the developer's.
+    (r"gpt-?oss", _facts(128 * K, 128 * K)),
+    (r"gpt-?5.*-chat", _facts(128_000, 16_384, images=True, limit="max_completion_tokens")),
+    (r"gpt-?[5-9]", _openai_thinker(400_000, 128_000)),
+    (r"gpt-?4\.1", _facts(1_047_576, 32_768, images=True)),
+    (r"gpt-?4\.5|(chat)?gpt-?4o", _facts(128_000, 16_384, images=True)),
+    (r"gpt-?4-(turbo|1106|0125|vision)", _facts(128_000, 4096, images=True)),
+    (r"gpt-?4", _facts(8192, 8192)),
+    (r"gpt-?3\.?5", _facts(16_385, 4096)),
+    (r"o1-(mini|preview)", _facts(128_000, 32_768, tools=False, limit="max_completion_tokens", system="user")),
+    (r"o3-mini", _openai_thinker(200_000, 100_000, images=False)),
+    (r"o[1-9](?![a-z0-9.])", _openai_thinker(200_000, 100_000)),
+    # DeepSeek. Its thinking mode wants the thinking of earlier tool calls back.
+    (r"deepseek-r1-distill", _facts(32 * K, tools=False)),
+    (r"deepseek-?(reasoner|r\d|v4)", _facts(128 * K, 64 * K, tools=False)),
+    (r"deepseek-(vl|llm|coder-(v1|\d))", _facts(4096, tools=False)),
+    (r"deepseek", _facts(128 * K, 8192)),
+    # Qwen. Version 1 and 1.5 have no tool calls; `qwen:` is how Ollama names 1.5.
+    (r"qwen-?1\.5", _facts(32 * K, tools=False)),
+    (r"qwen(-vl)?(:|-(1[._]8|7|14|72)b)", _facts(8192, tools=False)),
+    (r"qwen-?2-|qwen-?2:", _facts(32 * K, 8192)),
+    (r"qwen.*(vl|omni)|qvq", _facts(32 * K, 8192, images=True)),
+    (r"qwen-?3.*(coder|2507|next)|qwen-?3\.5", _facts(256 * K, 32 * K)),
+    (r"qwen-(plus|turbo|flash|long)", _facts(128 * K, 8192)),
+    (r"qwen|qwq", _facts(32 * K, 8192)),
+    # Zhipu.
+    (r"chatglm3", _facts(8192, tools=False)),
+    (r"chatglm", _facts(8192, tools=False)),
+    (r"glm-?4v", _facts(8192, 1024, images=True, tools=False)),
+    (r"glm-?4\.[15]v", _facts(64 * K, 16 * K, images=True)),
+    (r"glm-?4-long", _facts(1024 * K, 4096)),
+    (r"glm-?4\.5", _facts(128 * K, 96 * K)),
+    (r"glm-?(4\.[6-9]|[5-9])", _facts(200_000, 128 * K)),
+    (r"glm-?4|zhipu-api", _facts(128_000, 4096)),
+    # Meta.
+    (r"llama-?v?4", _facts(128 * K, images=True)),
+    (r"llama-?v?3[.p-]?2.*vision", _facts(128 * K, images=True)),
+    (r"llama-?v?3[.p-]?[1-3](?!\d*b)", _facts(128 * K)),
+    (r"llama-?v?3", _facts(8192, tools=False)),
+    (r"code-?llama", _facts(16 * K, tools=False)),
+    (r"llama", _facts(4096, tools=False)),
+    # Mistral. Its own endpoint refuses `stream_options` and sends usage unasked.
+    (r"mistral-7b.*v0\.1", _facts(8192, tools=False, usage=False)),
+    (r"mixtral-8x22b", _facts(64 * K, usage=False)),
+    (r"pixtral|mistral-(small|medium|large)", _facts(128 * K, images=True, usage=False)),
+    (r"magistral", _facts(40 * K, usage=False)),
+    (r"codestral|devstral|ministral|open-mistral-nemo", _facts(128 * K, usage=False)),
+    (r"mi[sx]tral|open-mi[sx]tral", _facts(32 * K, usage=False)),
+    # Anthropic and Google behind their compatible endpoints.
+    (r"claude-(opus|sonnet)-4[-.][6-9]", _facts(1_000_000, 128_000, images=True)),
+    (r"claude-opus-4[-.]?[01]|claude-opus-4(?![-.]\d\b)", _facts(200_000, 32_000, images=True)),
+    (r"claude-3-(opus|sonnet|haiku)", _facts(200_000, 4096, images=True)),
+    (r"claude-3[-.]5", _facts(200_000, 8192, images=True)),
+    (r"claude-(2|instant)", _facts(100_000, 4096, tools=False)),
+    (r"claude", _facts(200_000, 64_000, images=True)),
+    (r"gemini-1\.5-pro", _facts(2_097_152, 8192, images=True)),
+    (r"gemini-(1\.5|2\.0)", _facts(1_048_576, 8192, images=True)),
+    (r"gemini-(1\.0-)?pro(?![\w.])", _facts(30_720, 2048)),
+    (r"gemini", _facts(1_048_576, 65_536, images=True)),
+    # Small open models.
+    (r"phi-?4-mini", _facts(128 * K)),
+    (r"phi-?4-multimodal", _facts(128 * K, images=True, tools=False)),
+    (r"phi-?4", _facts(16 * K, tools=False)),
+    (r"phi-?3\.5-vision|phi-?3-vision", _facts(128 * K, images=True, tools=False)),
+    (r"phi-?3\.5", _facts(128 * K, tools=False)),
+    (r"phi-?3", _facts(4096, tools=False)),
+    (r"phi", _facts(2048, tools=False)),
+    (r"gemma-?3n", _facts(32 * K, tools=False)),
+    (r"gemma-?3(-|:)(270m|1b)", _facts(32 * K, tools=False)),
+    (r"gemma-?[3-9]", _facts(128 * K, tools=False, images=True)),
+    (r"(code)?gemma", _facts(8192, tools=False)),
+    # Yi, Baichuan, Moonshot. Kimi's thinking models want the thinking of earlier tool calls back.
+    (r"yi-large-fc", _facts(32 * K)),
+    (r"yi-(large|medium|spark|lightning)", _facts(16 * K, tools=False)),
+    (r"yi-vision|yi-vl", _facts(4096, images=True, tools=False)),
+    (r"yi(-1\.5)?(-coder)?[-:]\d", _facts(4096, tools=False)),
+    (r"baichuan-?[34]", _facts(32 * K)),
+    (r"baichuan", _facts(4096, tools=False)),
+    (r"kimi-(latest|vl)", _facts(128 * K, images=True)),
+    (r"kimi.*thinking|kimi-k2\.\d|kimi-k[3-9]", _facts(256 * K, tools=False, images=True)),
+    (r"kimi-k2-0711", _facts(128 * K)),
+    (r"kimi-k2", _facts(256 * K)),
+    (r"moonshot-v1.*vision", _facts(8192, images=True)),
+    (r"kimi|moonshot", _facts(8192)),
+    (r"grok-([4-9]|code)", _facts(256 * K, images=True)),
+    (r"grok", _facts(128 * K)),
+)
+
+# A family's name begins where letters and digits do not run on to its left: `us.anthropic.claude-3-opus`.
+_PATTERNS = tuple((re.compile(rf"(?<![a-z0-9])(?:{pattern})"), profile) for pattern, profile in _FAMILIES)
+
+_WINDOW_IN_NAME = re.compile(r"[-_](\d{1,4})([km])(?![a-z0-9])")
+
+
+def profile_for(name: str, **overrides: Any) -> ModelProfile:
+    """Return what is known of the model's family, with the overrides in place.
+
+    Upper and lower case, a vendor's prefix (`Qwen/`, `models/`) and a tag (`:7b`) do not matter. A window
+    written in the name (`chatglm3-6b-32k`) counts more than the family's. An unknown name gets the defaults
+    of `ModelProfile`.
+
+    Args:
+        name: The model's name as its endpoint knows it.
+        overrides: Fields of `ModelProfile`; None leaves the fact as it is.
+
+    Raises:
+        ConfigError: If an override is no field of a profile or has a wrong value.
+    """
+    short = name.lower().rsplit("/", 1)[-1]
+    profile = next((profile for pattern, profile in _PATTERNS if pattern.search(short)), ModelProfile())
+    fields = msgspec.structs.asdict(profile)
+    if stated := _WINDOW_IN_NAME.search(short):
+        fields["window"] = int(stated[1]) * (K if stated[2] == "k" else 1_000_000)
+    if unknown := sorted(overrides.keys() - fields.keys()):
+        raise ConfigError(f"profile of {name!r}: there is no field {unknown[0]!r}; the fields are {', '.join(fields)}")
+    fields.update((field, value) for field, value in overrides.items() if value is not None)
+    try:
+        profile = msgspec.convert(fields, ModelProfile)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"profile of {name!r}: {error}") from None
+    if profile.window <= 0:
+        raise ConfigError(f"profile of {name!r}: `window` is {profile.window}; it counts tokens and is above 0")
+    return profile

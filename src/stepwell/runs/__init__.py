@@ -1,0 +1,1 @@
+"""Runs: who appends to logs, who drives engines, who follows. No wire protocol and no model is known here."""

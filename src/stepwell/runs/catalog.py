@@ -1,0 +1,105 @@
+"""The port to what the settings offer: models, tools, and how a run should go. Wiring implements it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from stepwell.engines.base import Engine
+from stepwell.events import Effect, Limits, RunSpec
+from stepwell.messages import ToolSpec
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """What clients may know of a model.
+
+    Args:
+        name: Its name in the settings.
+        kind: `openai` or `offline`.
+        model: The name sent to its endpoint.
+        window: Context window in tokens.
+        dialect: Empty for native tool calls.
+        images: Whether it sees images.
+        default: Whether it answers where a request names none.
+    """
+
+    name: str
+    kind: str
+    model: str
+    window: int
+    dialect: str
+    images: bool
+    default: bool
+
+
+class ToolInfo(msgspec.Struct, frozen=True):
+    """What clients may know of a tool."""
+
+    spec: ToolSpec
+    effect: Effect
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request asks of its run; empty values leave it to the settings.
+
+    Args:
+        text: The message; its language decides where the settings say `auto`.
+        model: Name of a model in the settings.
+        any_model: Send an unknown `model` to the default endpoint under that name instead of refusing it.
+        dialect: Name of a dialect, or `native`.
+        prompt: Name of the dialect's template.
+        language: `en` or `zh`.
+        system: The system message; None for the settings'.
+        tools: Names of tools; None for the settings'.
+        temperature: 0.0 to 2.0.
+        max_tokens: Longest reply in tokens.
+        limits: What the run may use; None for the settings'.
+        face: The protocol of the request.
+    """
+
+    text: str = ""
+    model: str = ""
+    any_model: bool = False
+    dialect: str = ""
+    prompt: str = ""
+    language: str = ""
+    system: str | None = None
+    tools: Sequence[str] | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    limits: Limits | None = None
+    face: str = "native"
+
+
+class Catalog(Protocol):
+    """Models, tools and prompts by name."""
+
+    def models(self) -> list[ModelInfo]:
+        """Return the models, the default first."""
+        ...
+
+    def tools(self) -> list[ToolInfo]:
+        """Return the tools that are switched on, in order."""
+        ...
+
+    def spec(self, wish: Wish) -> RunSpec:
+        """Return how a run should go.
+
+        Raises:
+            InputError: The wish names a model, tool, dialect or prompt that is not there.
+        """
+        ...
+
+    def assemble(self, spec: RunSpec) -> Engine:
+        """Build the engine of a run.
+
+        Raises:
+            ConfigError: The spec names something that the settings no longer have.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...

@@ -1,0 +1,238 @@
+"""The live end of a thread: stored events and transient text in the order in which they were shown.
+
+Readers share one list and each keep a place in it, so a slow reader costs nothing and finds what it missed
+joined. It holds the newest part only; what is older is read from the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+
+import msgspec
+
+from stepwell.errors import InputError
+from stepwell.events import CallDelta, Recorded, TextDelta, ThinkingDelta, ToolProgress, Transient, encode
+
+KEEP = 64
+"""Stored events kept for readers that come back soon."""
+TRIM = 512
+"""Length of the list at which old entries are let go."""
+
+
+class Cursor(msgspec.Struct, frozen=True, order=True):
+    """A place in a thread's stream.
+
+    Args:
+        seq: Number of the newest stored event that the client has seen; 0 for none.
+        offset: Unicode code points of transient text seen since that event.
+    """
+
+    seq: int = 0
+    offset: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.seq}.{self.offset}" if self.offset else str(self.seq)
+
+
+def parse_cursor(text: str) -> Cursor:
+    """Read `12` or `12.40`.
+
+    Raises:
+        InputError: It is neither.
+    """
+    seq, dot, offset = text.strip().partition(".")
+    digits = [seq, offset] if dot else [seq]
+    if not all(part.isascii() and part.isdigit() and len(part) < 16 for part in digits):
+        raise InputError(f"{text[:40]!r} is no cursor; give the `id` of the last event, such as 12 or 12.40", "after")
+    return Cursor(int(seq), int(offset or 0))
+
+
+class Piece:
+    """A transient event with its place.
+
+    Args:
+        seq: Number of the newest stored event before it.
+        offset: Code points of transient text since then, this piece's included.
+        run: Number of the run's `RunStarted`.
+        event: The delta.
+    """
+
+    __slots__ = ("_json", "event", "offset", "run", "seq")
+
+    ends_run = False
+
+    def __init__(self, seq: int, offset: int, run: int, event: Transient) -> None:
+        self.seq, self.offset, self.run, self.event = seq, offset, run, event
+        self._json: bytes | None = None
+
+    def to_json(self) -> bytes:
+        """Return the piece as clients get it, encoded once for all readers."""
+        if self._json is None:
+            self._json = b'{"seq":%d,"offset":%d,"run":%d,"event":%s}' % (
+                self.seq,
+                self.offset,
+                self.run,
+                encode(self.event),
+            )
+        return self._json
+
+
+Item = Recorded | Piece
+
+
+def place_of(item: Item) -> Cursor:
+    """Return the cursor of a client that has seen everything up to this item."""
+    return Cursor(item.seq, item.offset if isinstance(item, Piece) else 0)
+
+
+def _target(event: Transient) -> tuple[type, int | str, int]:
+    """Return what the text of an event belongs to: only pieces of the same may be joined."""
+    match event:
+        case TextDelta() | ThinkingDelta():
+            return type(event), event.message, 0
+        case CallDelta():
+            return CallDelta, event.message, event.index
+        case ToolProgress():
+            return ToolProgress, event.call, 0
+
+
+def join(items: list[Item]) -> list[Item]:
+    """Join neighbouring pieces of one text; lossless."""
+    out: list[Item] = []
+    start = 0
+    while start < len(items):
+        first = items[start]
+        end = start + 1
+        if isinstance(first, Piece):
+            target = _target(first.event)
+            while end < len(items):
+                piece = items[end]
+                if not isinstance(piece, Piece) or _target(piece.event) != target:
+                    break
+                end += 1
+        out.append(first if end == start + 1 else _joined(items[start:end]))
+        start = end
+    return out
+
+
+def _joined(pieces: list[Item]) -> Piece:
+    events = [piece.event for piece in pieces if isinstance(piece, Piece)]
+    first, last = pieces[0], pieces[-1]
+    assert isinstance(first, Piece)
+    assert isinstance(last, Piece)
+    text = "".join(event.text for event in events if not isinstance(event, Recorded))
+    return Piece(last.seq, last.offset, last.run, msgspec.structs.replace(first.event, text=text))
+
+
+def _rest(piece: Piece, offset: int) -> Piece:
+    """Return what of a piece lies beyond an offset inside it."""
+    text = piece.event.text[len(piece.event.text) - (piece.offset - offset) :]
+    return Piece(piece.seq, piece.offset, piece.run, msgspec.structs.replace(piece.event, text=text))
+
+
+class Channel:
+    """The shared list of one thread.
+
+    Args:
+        seq: Number of the thread's newest stored event.
+    """
+
+    def __init__(self, seq: int = 0) -> None:
+        self.seq = seq
+        self.offset = 0
+        self.first = seq
+        """Everything after this number is in the list."""
+        self._items: list[Item] = []
+        self._base = 0
+        self._open: int | None = None
+        self._waiters: list[asyncio.Future[bool]] = []
+        self.readers = 0
+        self.closed = False
+
+    def stored(self, events: list[Recorded]) -> None:
+        """Show events that are on the disk."""
+        self._items.extend(events)
+        self.seq, self.offset = events[-1].seq, 0
+        if len(self._items) > TRIM:
+            self._trim()
+        self._wake()
+
+    def piece(self, run: int, event: Transient) -> None:
+        """Show a transient event."""
+        self.offset += len(event.text)
+        self._items.append(Piece(self.seq, self.offset, run, event))
+        if self._waiters:
+            self._wake()
+
+    def hold(self, seq: int) -> None:
+        """Keep everything from event `seq` on until `release`: a message is open."""
+        self._open = seq
+
+    def release(self) -> None:
+        """Let `_trim` take what `hold` kept."""
+        self._open = None
+
+    def close(self) -> None:
+        """Tell readers that nothing follows."""
+        self.closed = True
+        self._wake()
+
+    def pieces(self, message: int) -> list[Transient]:
+        """Return what was shown of an open message, in order."""
+        found: list[Transient] = []
+        for item in reversed(self._items):
+            if isinstance(item, Piece):
+                if not isinstance(item.event, ToolProgress) and item.event.message == message:
+                    found.append(item.event)
+            elif item.seq <= message:
+                break
+        return found[::-1]
+
+    def after(self, cursor: Cursor) -> tuple[list[Item], int]:
+        """Return what lies beyond a cursor at or after `first`, and the reader's new place."""
+        index = bisect_right(self._items, cursor, key=place_of)
+        items = self._items[index:]
+        if cursor.offset and items and isinstance(items[0], Piece) and items[0].seq == cursor.seq:
+            first = items[0]
+            if first.offset - len(first.event.text) < cursor.offset:
+                items[0] = _rest(first, cursor.offset)
+        return items, self._base + len(self._items)
+
+    def since(self, place: int) -> tuple[list[Item] | None, int]:
+        """Return what came after a place, or None where it is no longer held, and the new place."""
+        if place < self._base:
+            return None, place
+        return self._items[place - self._base :], self._base + len(self._items)
+
+    async def wait(self) -> bool:
+        """Wait until something is shown; return False where `beat` ended the wait."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            return await waiter
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    def beat(self) -> None:
+        """Wake readers although nothing is shown."""
+        self._wake(False)
+
+    def _wake(self, shown: bool = True) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(shown)
+
+    def _trim(self) -> None:
+        cut = len(self._items) - KEEP
+        if self._open is not None:
+            cut = min(cut, bisect_right(self._items, Cursor(self._open - 1), key=place_of))
+        # A cut must fall on a stored event: a piece without the event that it hangs from has no address.
+        while cut > 0 and not isinstance(self._items[cut - 1], Recorded):
+            cut -= 1
+        if cut > 0:
+            self.first = self._items[cut - 1].seq
+            del self._items[:cut]
+            self._base += cut

@@ -1,0 +1,128 @@
+"""The application: faces behind the gate, errors in words, and what runs beside the requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from stepwell.config import Config
+from stepwell.errors import Busy, InputError, KeyReused, NotFound, StepwellError, StoreError
+from stepwell.runs.catalog import Catalog
+from stepwell.runs.service import RunService
+from stepwell.server.auth import Gate, TooLarge
+from stepwell.server.chatchat import chatchat_router, old_errors
+from stepwell.server.native import native_router
+from stepwell.server.sse import HEARTBEAT
+
+PURGE = 3600.0
+"""Seconds between two looks for threads whose time is over."""
+
+_log = logging.getLogger("stepwell.server")
+
+
+def create_app(config: Config, catalog: Catalog, service: RunService, local_key: str = "") -> FastAPI:
+    """Return the server's application; runs of the store are resumed when it starts.
+
+    Args:
+        config: Who may ask, and how much.
+        catalog: Models and tools.
+        service: Threads and runs; closed by whoever made it.
+        local_key: See `Gate`.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        resumed = await service.resume()
+        if resumed:
+            _log.info("going on with %d unfinished runs", resumed)
+        tasks = [asyncio.create_task(_beat(service)), asyncio.create_task(_purge(service))]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    app = FastAPI(title="Stepwell", version=version("stepwell"), lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.include_router(native_router(service, catalog))
+    app.include_router(chatchat_router(config, service, catalog))
+
+    @app.get("/health", tags=["health"])
+    async def health() -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
+        """Tell that the server is up."""
+        return {"status": "ok", "version": app.version}
+
+    _handle_errors(app)
+    app.add_middleware(Gate, config=config, store=service.store, local_key=local_key)
+    return app
+
+
+async def _beat(service: RunService) -> None:
+    while True:
+        await asyncio.sleep(HEARTBEAT)
+        service.beat()
+
+
+async def _purge(service: RunService) -> None:
+    while True:
+        try:
+            removed = await service.purge()
+        except StoreError as error:
+            _log.error("cannot remove expired threads: %s", error)
+        else:
+            if removed:
+                _log.info("removed %d threads whose time was over", removed)
+        await asyncio.sleep(PURGE)
+
+
+_STATUS: tuple[tuple[type[StepwellError], int], ...] = (
+    (NotFound, 404),
+    (Busy, 409),
+    (KeyReused, 409),
+    (InputError, 422),
+    (StoreError, 503),
+)
+
+
+def _handle_errors(app: FastAPI) -> None:
+    async def told(_: Request, error: Exception) -> Response:
+        status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+        return _error(status, str(error), error.field if isinstance(error, InputError) else "")
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        if request.url.path.startswith("/chat/"):
+            return Response(msgspec.json.encode(old_errors(error)), 422, media_type="application/json")
+        first = error.errors()[0]
+        place = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
+        return _error(422, first["msg"].removeprefix("Value error, "), ".".join(place))
+
+    async def refused(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return _error(error.status_code, str(error.detail), "", dict(error.headers or {}))
+
+    async def too_large(_: Request, error: Exception) -> Response:
+        return _error(413, str(error), "")
+
+    async def failed(_: Request, error: Exception) -> Response:
+        return _error(500, f"Stepwell itself failed ({type(error).__name__}); its log has the details.", "")
+
+    app.add_exception_handler(StepwellError, told)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, refused)
+    app.add_exception_handler(TooLarge, too_large)
+    app.add_exception_handler(Exception, failed)
+
+
+def _error(status: int, message: str, field: str, headers: dict[str, str] | None = None) -> Response:
+    body: dict[str, Any] = {"error": {"message": message, "field": field}}
+    return Response(msgspec.json.encode(body), status, headers, "application/json")

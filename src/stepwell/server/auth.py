@@ -1,0 +1,175 @@
+"""The one gate of the server: for every request it decides who asks, and whether they may.
+
+It checks the `Host` and `Origin` headers against DNS rebinding and cross-site requests, the API key, and the
+size of the body, before any route is chosen. What an owner may see is decided by the run service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from stepwell.config import Config, is_loopback
+from stepwell.store.base import Store
+from stepwell.store.keys import find, same
+
+OPEN = frozenset({"/health"})
+"""Paths that need no key."""
+LOCAL = "local"
+"""The owner of everything where `auth` is off."""
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Caller:
+    """Who asks.
+
+    Args:
+        owner: Whose threads they see.
+        still_good: Tells whether their key has not been revoked since.
+    """
+
+    __slots__ = ("owner", "still_good")
+
+    def __init__(self, owner: str, still_good: Callable[[], Awaitable[bool]]) -> None:
+        self.owner, self.still_good = owner, still_good
+
+
+class Refusal(Exception):
+    """The request goes no further.
+
+    Args:
+        status: The HTTP status.
+        message: What is wrong and the remedy.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Gate:
+    """Middleware around the whole application.
+
+    Args:
+        app: The application.
+        config: Who may ask.
+        store: Where the API keys are.
+        local_key: A key for commands of the same user, good while this process lives; they are the owner `local`.
+    """
+
+    def __init__(self, app: ASGIApp, config: Config, store: Store, local_key: str = "") -> None:
+        self._app, self._config, self._store, self._local_key = app, config, store, local_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check one request and hand it on."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        try:
+            if scope["type"] != "http":
+                raise Refusal(403, "This server speaks HTTP only.")
+            headers = Headers(scope=scope)
+            self._check_host(headers)
+            self._check_origin(scope["method"], headers)
+            self._check_length(headers)
+            scope.setdefault("state", {})["caller"] = await self._caller(scope["path"], headers)
+        except Refusal as refusal:
+            await _refuse(refusal)(scope, receive, send)
+            return
+        await self._app(scope, _Bounded(receive, self._config.max_body), send)
+
+    def _check_host(self, headers: Headers) -> None:
+        host = headers.get("host", "")
+        name = (urlsplit(f"//{host}").hostname or "") if _is_host(host) else ""
+        if not (is_loopback(name) or name in (self._config.host, *self._config.hosts)):
+            raise Refusal(403, f"The host {host[:100]!r} is not served here; add it to `hosts` in the settings.")
+
+    def _check_origin(self, method: str, headers: Headers) -> None:
+        origin = headers.get("origin")
+        if origin is not None:
+            if origin not in self._config.origins and origin.partition("://")[2] != headers.get("host"):
+                raise Refusal(403, f"The origin {origin[:100]!r} may not call; add it to `origins` in the settings.")
+        elif method not in _SAFE and headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            raise Refusal(403, "Requests from other sites are refused.")
+
+    def _check_length(self, headers: Headers) -> None:
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length[:20]) > self._config.max_body:
+            raise Refusal(413, f"The body is over {self._config.max_body} bytes (`max_body`).")
+
+    async def _caller(self, path: str, headers: Headers) -> Caller | None:
+        if self._config.auth == "off":
+            return Caller(LOCAL, _always)
+        token = _token(headers)
+        if not token:
+            if path in OPEN:
+                return None
+            raise Refusal(401, "Send an API key as `Authorization: Bearer KEY`; `stepwell keys add` makes one.")
+        owner = await self._owner(token)
+        if owner is None:
+            raise Refusal(401, "The API key is not valid.")
+
+        async def still_good() -> bool:
+            return await self._owner(token) is not None
+
+        return Caller(owner, still_good)
+
+    async def _owner(self, token: str) -> str | None:
+        if self._local_key and same(token, self._local_key):
+            return LOCAL
+        key = find(await self._store.api_keys(), token)
+        return key.owner if key else None
+
+
+async def _always() -> bool:
+    return True
+
+
+def _is_host(host: str) -> bool:
+    return bool(host) and host.isascii() and not any(char in host for char in "@/\\?# ")
+
+
+def _token(headers: Headers) -> str:
+    scheme, _, bearer = headers.get("authorization", "").partition(" ")
+    found = {bearer.strip() if scheme.lower() == "bearer" else "", headers.get("x-api-key", "")} - {""}
+    if len(found) > 1:
+        raise Refusal(400, "Two different API keys were sent; send one.")
+    return found.pop() if found else ""
+
+
+def _refuse(refusal: Refusal) -> Response:
+    body: dict[str, Any] = {"error": {"message": str(refusal), "field": ""}}
+    headers = {"www-authenticate": "Bearer"} if refusal.status == 401 else {}
+    return Response(msgspec.json.encode(body), refusal.status, headers, "application/json")
+
+
+class TooLarge(Exception):
+    """A body without a length went over the limit."""
+
+
+class _Bounded:
+    """Counts a body while it is read, whatever its headers say."""
+
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self._receive, self._limit, self._read = receive, limit, 0
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._read += len(message.get("body", b""))
+            if self._read > self._limit:
+                raise TooLarge(f"The body is over {self._limit} bytes (`max_body`).")
+        return message
+
+
+def caller_of(scope: Scope) -> Caller:
+    """Return who asks; every route but the open ones has one."""
+    caller = scope["state"]["caller"]
+    assert isinstance(caller, Caller)
+    return caller

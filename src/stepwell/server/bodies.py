@@ -1,0 +1,91 @@
+"""Request bodies of the native API: what clients may send, checked at the border."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("the text holds a NUL character; remove it")
+    return text
+
+
+def _address(url: str) -> str:
+    if not url.startswith(("https://", "http://", "data:image/")):
+        raise ValueError("an image is an https: address or a data:image/ URL")
+    return url
+
+
+Text = Annotated[str, AfterValidator(_without_nul)]
+ImageAddress = Annotated[Text, AfterValidator(_address)]
+
+
+class Strict(BaseModel):
+    """A body in which unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class ImageBody(Strict):
+    """An image shown with a message."""
+
+    url: ImageAddress = Field(max_length=20_000_000)
+    """An https: address or a data: URL."""
+    detail: str = Field(default="", pattern="^(low|high)?$")
+    """`low`, `high`, or empty for the model's own choice."""
+
+
+class ThreadBody(Strict):
+    """A new thread."""
+
+    title: Text = Field(default="", max_length=200)
+
+
+class TitleBody(Strict):
+    """A thread's new title."""
+
+    title: Text = Field(min_length=1, max_length=200)
+
+
+class CancelBody(Strict):
+    """Why a run should stop."""
+
+    reason: Text = Field(default="", max_length=1000)
+
+
+class LimitsBody(Strict):
+    """What the run may use; it cannot be more than the settings allow."""
+
+    steps: int | None = Field(default=None, ge=1, le=1_000_000)
+    tool_calls: int | None = Field(default=None, ge=0, le=1_000_000)
+    tokens: int | None = Field(default=None, ge=1, le=10**12)
+    seconds: float | None = Field(default=None, gt=0, le=10**7)
+
+
+class MessageBody(Strict):
+    """A message to the agent."""
+
+    content: Text
+    """What the user says."""
+    images: list[ImageBody] = Field(default_factory=list[ImageBody], max_length=100)
+    """Shown with the text, in order."""
+    model: Text = Field(default="", max_length=200)
+    """Name of a model in the settings; empty for the default."""
+    tools: list[Text] | None = Field(default=None, max_length=500)
+    """Names of the tools that the agent may use; empty for all of its own."""
+    system: Text | None = None
+    """The system message; empty for the agent's own."""
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    max_tokens: int | None = Field(default=None, ge=1, le=10**9)
+    """Longest reply in tokens."""
+    limits: LimitsBody | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> MessageBody:
+        if not self.content and not self.images:
+            raise PydanticCustomError("empty_message", "the message is empty; write something or add an image")
+        return self

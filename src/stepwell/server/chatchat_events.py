@@ -1,0 +1,123 @@
+"""Turns a run's events into the old service's: `answer`, `tools`, `final_answer`, one key each.
+
+It knows nothing of HTTP. Its labels are part of the wire format; do not translate them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from stepwell.events import (
+    MessageEnded,
+    MessageStarted,
+    RunEnded,
+    RunStarted,
+    Stored,
+    TextDelta,
+    ThinkingDelta,
+    ToolEnded,
+    Transient,
+    Unknown,
+)
+from stepwell.messages import Message, ToolCall
+
+Event = dict[str, Any]
+
+FENCE = "\n```\n"
+UNMARKED = "调用agent工具失败，该回答为大模型自身能力的回答:\n\n `{raw}`"
+"""The old answer where the model's reply followed no form."""
+OUT_OF_STEPS = "Agent stopped due to iteration limit or time limit."
+"""The old answer where a limit was reached."""
+MARKER = "Final Answer: "
+
+
+class Encoder:
+    """Encodes one run, event by event, from its `RunStarted` on.
+
+    Text is sent as it streams; what a reader has missed of it is sent when its message ends.
+    """
+
+    def __init__(self) -> None:
+        self._dialect = False
+        self._tools: tuple[str, ...] = ()
+        self._calls: dict[str, ToolCall] = {}
+        self._thinking = self._text = 0
+        self._reply: Message | None = None
+
+    def encode(self, event: Stored | Transient | Unknown) -> list[Event]:
+        """Return the old events that one event becomes, often none."""
+        match event:
+            case RunStarted():
+                self._dialect, self._tools = bool(event.spec.dialect), event.spec.tools
+            case MessageStarted():
+                self._thinking = self._text = 0
+            case ThinkingDelta():
+                return self._answer(thinking=event.text)
+            case TextDelta():
+                return self._answer(text=event.text)
+            case MessageEnded():
+                return self._message_ended(event)
+            case ToolEnded():
+                return [{"answer": ""}, {"tools": self._tool(event)}]
+            case RunEnded():
+                return [{"final_answer": self._final(event)}]
+            case _:
+                pass
+        return []
+
+    def _answer(self, thinking: str = "", text: str = "") -> list[Event]:
+        marker = ""
+        if text and self._dialect and not self._text:
+            marker = ("\n" if self._thinking else "") + MARKER
+        self._thinking += len(thinking)
+        self._text += len(text)
+        shown = thinking + marker + text
+        return [{"answer": shown}] if shown else []
+
+    def _message_ended(self, event: MessageEnded) -> list[Event]:
+        message = event.message
+        self._calls.update({call.id: call for call in message.calls})
+        if event.stop == "error":
+            return []
+        self._reply = message
+        if message.unmarked:  # it was streamed as a thought
+            return self._answer(thinking="" if self._thinking else message.content)
+        return self._answer(message.thinking[self._thinking :]) + self._answer(text=message.content[self._text :])
+
+    def _tool(self, event: ToolEnded) -> list[str]:
+        call = self._calls.get(event.call) or ToolCall(event.call, "")
+        if event.status == "unknown_tool":
+            asked = {"requested_tool_name": call.name, "available_tool_names": list(self._tools)}
+            return _success("invalid_tool", str(asked), event.content)
+        if event.status == "ok":
+            return _success(call.name, _shown(call.arguments), event.content.removeprefix("Answer:"))
+        error = f"错误信息: {event.content}"
+        return [FENCE, f"工具名称: {call.name}", "工具状态: 调用失败", error, "重新开始尝试", FENCE]
+
+    def _final(self, event: RunEnded) -> str:
+        reply = self._reply
+        if event.reason == "limit":
+            return OUT_OF_STEPS
+        if event.reason == "answer" or event.cause == "empty_reply":
+            if reply is None or reply.unmarked or not (reply.content or reply.raw):
+                return UNMARKED.format(raw=reply.raw if reply else "")
+            return reply.content
+        return event.detail
+
+
+def _success(name: str, given: str, output: str) -> list[str]:
+    return [FENCE, f"工具名称: {name}", "工具状态: 调用成功", f"工具输入: {given}", f"工具输出: {output}", FENCE]
+
+
+def _shown(arguments: str) -> str:
+    """Return what ran as people read it: the text of a tool's one string argument, else the JSON."""
+    try:
+        values = json.loads(arguments)
+    except ValueError:
+        return arguments
+    if isinstance(values, dict) and len(values) == 1:  # pyright: ignore[reportUnknownArgumentType]
+        (value,) = values.values()  # pyright: ignore[reportUnknownVariableType]
+        if isinstance(value, str):
+            return value
+    return arguments

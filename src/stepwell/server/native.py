@@ -1,0 +1,177 @@
+"""The native face: threads, messages, events and runs over HTTP, with server-sent events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
+
+from stepwell.errors import InputError, StoreError
+from stepwell.events import Limits, Recorded
+from stepwell.messages import Image, Message
+from stepwell.runs.catalog import Catalog, Wish
+from stepwell.runs.channel import Cursor, parse_cursor
+from stepwell.runs.service import RunService
+from stepwell.server import sse
+from stepwell.server.asking import Key, json_response, once_of, run_headers, wants_stream
+from stepwell.server.auth import Caller, caller_of
+from stepwell.server.bodies import CancelBody, LimitsBody, MessageBody, ThreadBody, TitleBody
+from stepwell.store.base import ThreadInfo
+
+PAGE = 200
+"""Most events or threads of one page."""
+
+ThreadId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="The thread's id.")]
+Number = Annotated[int, Path(ge=1, le=2**31, description="The run's number.")]
+
+
+def native_router(service: RunService, catalog: Catalog) -> APIRouter:
+    """Return the routes under `/api`."""
+    router = APIRouter(prefix="/api")
+    _thread_routes(router, service)
+    _event_routes(router, service)
+    _run_routes(router, service, catalog)
+    _catalog_routes(router, catalog)
+    return router
+
+
+def _thread_routes(router: APIRouter, service: RunService) -> None:
+    @router.post("/threads", status_code=201, tags=["threads"])
+    async def create_thread(
+        request: Request, body: Annotated[ThreadBody | None, Body()] = None, idempotency_key: Key = None
+    ) -> Response:
+        """Make a thread."""
+        once = await once_of(request, idempotency_key)
+        title = body.title if body else ""
+        return json_response(_thread(await service.create(caller_of(request.scope).owner, title=title, once=once)), 201)
+
+    @router.get("/threads", tags=["threads"])
+    async def list_threads(
+        request: Request,
+        before: Annotated[str, Query(max_length=64, description="The last thread of the page before.")] = "",
+        limit: Annotated[int, Query(ge=1, le=PAGE)] = 50,
+    ) -> Response:
+        """List your threads, newest first."""
+        found = await service.threads(caller_of(request.scope).owner, before=before, limit=limit + 1)
+        more = found[limit - 1].id if len(found) > limit else None
+        return json_response({"threads": [_thread(info) for info in found[:limit]], "next": more})
+
+    @router.get("/threads/{thread}", tags=["threads"])
+    async def get_thread(request: Request, thread: ThreadId) -> Response:
+        """Show a thread."""
+        return json_response(_thread(await service.info(caller_of(request.scope).owner, thread)))
+
+    @router.patch("/threads/{thread}", tags=["threads"])
+    async def rename_thread(request: Request, thread: ThreadId, body: TitleBody) -> Response:
+        """Give a thread another title."""
+        return json_response(_thread(await service.rename(caller_of(request.scope).owner, thread, body.title)))
+
+    @router.delete("/threads/{thread}", status_code=204, tags=["threads"])
+    async def delete_thread(request: Request, thread: ThreadId) -> Response:
+        """Remove a thread; its open run is cancelled first."""
+        await service.delete(caller_of(request.scope).owner, thread)
+        return Response(status_code=204)
+
+
+def _event_routes(router: APIRouter, service: RunService) -> None:
+    @router.get("/threads/{thread}/events", tags=["events"])
+    async def get_events(
+        request: Request,
+        thread: ThreadId,
+        after: Annotated[str, Query(max_length=32, description="The last event seen: `12` or `12.40`.")] = "",
+        limit: Annotated[int, Query(ge=1, le=PAGE, description="Most events of a JSON page.")] = PAGE,
+        run: Annotated[int, Query(ge=0, le=2**31, description="End the stream with this run.")] = 0,
+        last_event_id: Annotated[str | None, Header(max_length=32)] = None,
+    ) -> Response:
+        """Read a thread's events: a page of JSON, or with `Accept: text/event-stream` a stream that goes on."""
+        caller = caller_of(request.scope)
+        cursor = parse_cursor(last_event_id or after or "0")
+        info = await service.info(caller.owner, thread)
+        if cursor.seq > info.seq and not info.run:
+            raise InputError(f"The thread ends with event {info.seq}; {cursor} is not there yet.", "after")
+        if wants_stream(request):
+            return sse.response(_stream(service, caller, thread, cursor, run))
+        events = await service.events(caller.owner, thread, after=cursor.seq, limit=limit)
+        return _page(events, len(events) == limit)
+
+
+def _run_routes(router: APIRouter, service: RunService, catalog: Catalog) -> None:
+    @router.post("/threads/{thread}/messages", status_code=202, tags=["runs"])
+    async def send_message(
+        request: Request, thread: ThreadId, body: MessageBody, idempotency_key: Key = None
+    ) -> Response:
+        """Say something to the agent: 202 with the run, or with `Accept: text/event-stream` the run as a stream."""
+        caller = caller_of(request.scope)
+        once = await once_of(request, idempotency_key)
+        images = tuple(Image(each.url, each.detail) for each in body.images)  # type: ignore[arg-type]
+        spec = catalog.spec(_wish(body))
+        await service.info(caller.owner, thread)
+        ref = await service.start(caller.owner, Message("user", body.content, images), spec, thread=thread, once=once)
+        if wants_stream(request):
+            stream = _stream(service, caller, ref.thread, Cursor(ref.run - 1), ref.run)
+            return sse.response(stream, run_headers(ref))
+        answer = {"thread": ref.thread, "run": ref.run, "repeated": ref.repeated}
+        return json_response(answer, 202, run_headers(ref))
+
+    @router.post("/threads/{thread}/runs/{run}/cancel", status_code=202, tags=["runs"])
+    async def cancel_run(
+        request: Request, thread: ThreadId, run: Number, body: Annotated[CancelBody | None, Body()] = None
+    ) -> Response:
+        """Ask a run to stop; nothing happens when it is over."""
+        await service.cancel(caller_of(request.scope).owner, thread, run, body.reason if body else "")
+        return json_response({"thread": thread, "run": run}, 202)
+
+
+def _catalog_routes(router: APIRouter, catalog: Catalog) -> None:
+    @router.get("/models", tags=["catalog"])
+    async def list_models() -> Response:
+        """List the models that agents can use, the default first."""
+        return json_response({"models": catalog.models()})
+
+    @router.get("/tools", tags=["catalog"])
+    async def list_tools() -> Response:
+        """List the tools that are switched on."""
+        tools = [{**msgspec.structs.asdict(tool.spec), "effect": tool.effect} for tool in catalog.tools()]
+        return json_response({"tools": tools})
+
+
+async def _stream(service: RunService, caller: Caller, thread: str, cursor: Cursor, run: int) -> AsyncGenerator[bytes]:
+    try:
+        async for items in sse.watched(service.follow(caller.owner, thread, cursor), caller, run):
+            yield b"".join(map(sse.frame, items)) if items else b": quiet\n\n"
+    except (InputError, StoreError) as error:  # the headers are gone: the stream itself says why it ends
+        yield sse.error_frame(msgspec.json.encode({"error": {"message": str(error), "field": ""}}))
+
+
+def _wish(body: MessageBody) -> Wish:
+    return Wish(
+        text=body.content,
+        model=body.model,
+        system=body.system,
+        tools=body.tools,
+        temperature=body.temperature,
+        max_tokens=body.max_tokens,
+        limits=_limits(body.limits),
+    )
+
+
+def _limits(body: LimitsBody | None) -> Limits | None:
+    return Limits(body.steps, body.tool_calls, body.tokens, body.seconds) if body else None
+
+
+def _thread(info: ThreadInfo) -> dict[str, Any]:
+    return {
+        "id": info.id,
+        "title": info.title,
+        "created": info.created,
+        "seq": info.seq,
+        "run": info.run or None,
+    }
+
+
+def _page(events: list[Recorded], more: bool) -> Response:
+    following = str(events[-1].seq).encode() if events and more else b"null"
+    body = b'{"events":[%s],"next":%s}' % (b",".join(event.to_json() for event in events), following)
+    return Response(body, media_type="application/json")

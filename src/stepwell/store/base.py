@@ -1,0 +1,156 @@
+"""The port of stores: append-only logs of threads, and what cannot be derived from them.
+
+A store keeps events, the rows of threads, the use of idempotency keys and API keys. It folds nothing,
+it streams nothing: following a log is the run service's work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from stepwell.events import Recorded
+
+
+class ThreadInfo(msgspec.Struct, frozen=True):
+    """A thread's row.
+
+    Args:
+        id: Opaque, 128 random bits.
+        owner: Whose it is.
+        title: The newest title.
+        created: Milliseconds since 1970.
+        seq: Number of its newest event.
+        run: Number of the open run's `RunStarted`, or 0.
+        expires: When it may be removed, in milliseconds since 1970; 0 never.
+    """
+
+    id: str
+    owner: str
+    title: str = ""
+    created: int = 0
+    seq: int = 0
+    run: int = 0
+    expires: int = 0
+
+
+class KeyUse(msgspec.Struct, frozen=True):
+    """One use of an idempotency key.
+
+    Args:
+        owner: The key's scope.
+        route: The key's scope.
+        key: What the client sent.
+        body: SHA-256 of the request's body, 64 hexadecimal digits.
+        thread: What the request made.
+        run: Number of the run that it started, or 0.
+    """
+
+    owner: str
+    route: str
+    key: str
+    body: str
+    thread: str
+    run: int = 0
+
+
+class ApiKey(msgspec.Struct, frozen=True):
+    """An API key as it is kept: never its secret.
+
+    Args:
+        id: Public part, shown in lists.
+        owner: Whom requests with it speak for.
+        hash: SHA-256 of the secret, 64 hexadecimal digits.
+        created: Milliseconds since 1970.
+        revoked: Milliseconds since 1970; 0 while it is good.
+    """
+
+    id: str
+    owner: str
+    hash: str
+    created: int
+    revoked: int = 0
+
+
+class Store(Protocol):
+    """Keeps threads and their events. All of it is safe to call from several tasks at once.
+
+    Attributes:
+        instant: An append is done when it returns, so that nothing is gained by collecting events for it.
+    """
+
+    instant: bool
+
+    def append(
+        self,
+        thread: str,
+        events: Sequence[Recorded],
+        *,
+        expect: int,
+        new: ThreadInfo | None = None,
+        key: KeyUse | None = None,
+    ) -> asyncio.Future[None]:
+        """Append events in one transaction and return at once; the future is done when they are on the disk.
+
+        Cancelling whoever waits for the future undoes nothing.
+
+        Args:
+            thread: Where to.
+            events: Numbered `expect + 1` and on, without gaps. May be empty with `new`.
+            expect: The number of the thread's newest event.
+            new: Make the thread with this row first.
+            key: The idempotency key that these events honour, stored with them.
+
+        Raises:
+            Conflict: (from the future) the newest event is another, the thread is gone, or the key was used.
+            StoreFull: (from the future) no room.
+            StoreError: (from the future) anything else.
+        """
+        ...
+
+    async def read(self, thread: str, *, after: int = 0, limit: int | None = None) -> list[Recorded]:
+        """Return events with numbers above `after`, in order, at most `limit`; none for an unknown thread."""
+        ...
+
+    async def thread(self, thread: str) -> ThreadInfo | None:
+        """Return the thread's row, or None."""
+        ...
+
+    async def threads(self, owner: str, *, before: str = "", limit: int = 50) -> list[ThreadInfo]:
+        """Return an owner's threads, newest first, those made before the thread `before`."""
+        ...
+
+    async def open_runs(self) -> list[ThreadInfo]:
+        """Return the threads that have an open run."""
+        ...
+
+    async def delete(self, thread: str) -> bool:
+        """Remove a thread with its events; late appends to it fail. Return whether it was there."""
+        ...
+
+    async def expired(self, now: int) -> list[str]:
+        """Return the ids of threads without an open run whose time is over."""
+        ...
+
+    async def key_use(self, owner: str, route: str, key: str) -> KeyUse | None:
+        """Return how an idempotency key was used, or None."""
+        ...
+
+    async def add_api_key(self, key: ApiKey) -> None:
+        """Keep a new API key."""
+        ...
+
+    async def api_keys(self) -> list[ApiKey]:
+        """Return all API keys, oldest first, revoked ones too."""
+        ...
+
+    async def revoke_api_key(self, id: str, now: int) -> bool:
+        """Revoke a key; return whether a good one had this id."""
+        ...
+
+    async def close(self) -> None:
+        """Write what is queued and let go of the files."""
+        ...

@@ -1,0 +1,223 @@
+"""Runs one program to its end, with bounds on time, output, processes and memory, and leaves nothing behind.
+
+It knows nothing of sandboxes. A program that makes a session of its own escapes the signals sent here; under
+bubblewrap the kernel ends it with its namespace, without a sandbox nothing does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+WATCH_SECONDS = 0.05
+"""How often a running program's processes and memory are counted."""
+TERM_SECONDS = 2.0
+"""How long a program may take to end after SIGTERM before SIGKILL."""
+LINGER_SECONDS = 1.0
+"""How long output may still come after the program ended."""
+FLOOD = 64 << 20
+"""A program that writes this many bytes to one of its streams is stopped."""
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """What a program may use.
+
+    Args:
+        seconds: Wall-clock time.
+        output: Bytes kept of each of stdout and stderr.
+        processes: Processes and threads at once.
+        memory: Resident bytes of all its processes together.
+    """
+
+    seconds: float
+    output: int
+    processes: int
+    memory: int
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a program ended.
+
+    Args:
+        stdout: What it wrote, its middle left out where it is too long.
+        stderr: The same.
+        exit_code: As a shell tells it: 128 and the signal's number where a signal ended it.
+        stopped: Why it was stopped; empty when it ended by itself.
+        timed_out: It was stopped because its time was over.
+    """
+
+    stdout: str
+    stderr: str
+    exit_code: int
+    stopped: str = ""
+    timed_out: bool = False
+
+
+class _Stream:
+    """Keeps the first and the last bytes of a stream."""
+
+    def __init__(self, limit: int) -> None:
+        self.head, self.tail, self.total = bytearray(), bytearray(), 0
+        self.half = limit // 2
+
+    def feed(self, data: bytes) -> None:
+        self.total += len(data)
+        room = self.half - len(self.head)
+        self.head += data[:room]
+        self.tail += data[room:]
+        if len(self.tail) > 2 * self.half:
+            del self.tail[: -self.half]
+
+    def text(self) -> str:
+        if self.total <= len(self.head) + len(self.tail) <= 2 * self.half:
+            return bytes(self.head + self.tail).decode("utf-8", "replace")
+        tail = bytes(self.tail[-self.half :])
+        # A character that the cut went through is left out whole.
+        start = next((index for index in range(min(4, len(tail))) if tail[index] & 0xC0 != 0x80), 0)
+        left_out = f"\n[... {self.total - 2 * self.half} bytes left out ...]\n"
+        head = codecs.getincrementaldecoder("utf-8")("replace").decode(bytes(self.head))
+        return head + left_out + tail[start:].decode("utf-8", "replace")
+
+
+class _Protocol(asyncio.SubprocessProtocol):
+    def __init__(self, limit: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.exited: asyncio.Future[None] = loop.create_future()
+        self.drained: asyncio.Future[None] = loop.create_future()
+        self.streams = {1: _Stream(limit), 2: _Stream(limit)}
+        self.open = set(self.streams)
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self.streams[fd].feed(data)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        self.open.discard(fd)
+        if not self.open and not self.drained.done():
+            self.drained.set_result(None)
+
+    def process_exited(self) -> None:
+        if not self.exited.done():
+            self.exited.set_result(None)
+
+
+async def run(
+    argv: Sequence[str],
+    bounds: Bounds,
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    descriptors: Sequence[int] = (),
+) -> Outcome:
+    """Run a program in a session of its own, with no input, and wait for its end.
+
+    When it is over, for whatever reason, its process group is killed: first asked by SIGTERM if it still
+    runs, then by SIGKILL. A cancelled caller leaves after that.
+
+    Args:
+        argv: The program and its arguments.
+        bounds: What it may use.
+        folder: Where it runs.
+        environment: Its whole environment.
+        descriptors: File descriptors that it inherits.
+
+    Raises:
+        OSError: The program cannot be started.
+    """
+    transport, protocol = await asyncio.get_running_loop().subprocess_exec(
+        lambda: _Protocol(bounds.output),
+        *argv,
+        stdin=asyncio.subprocess.DEVNULL,
+        cwd=folder,
+        env=dict(environment),
+        pass_fds=descriptors,
+        start_new_session=True,
+    )
+    group = transport.get_pid()
+    try:
+        stopped = await _watch(group, protocol, bounds)
+    finally:
+        try:
+            await _end(group, protocol, ask=not protocol.exited.done())
+        finally:
+            transport.close()
+    return _outcome(transport.get_returncode(), protocol, stopped)
+
+
+def _outcome(code: int | None, protocol: _Protocol, stopped: str) -> Outcome:
+    if code is None or code < 0:
+        code = 128 - (-signal.SIGKILL if code is None else code)
+    out, err = protocol.streams[1].text(), protocol.streams[2].text()
+    return Outcome(out, err, code, stopped, timed_out=stopped.startswith(_TIME))
+
+
+_TIME = "it ran longer than"
+
+
+async def _watch(group: int, protocol: _Protocol, bounds: Bounds) -> str:
+    """Wait until the program ends, and return an empty text, or until it uses too much, and return what."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + bounds.seconds
+    while True:
+        left = end - loop.time()
+        await asyncio.wait({protocol.exited}, timeout=max(min(WATCH_SECONDS, left), 0))
+        if protocol.exited.done():
+            return ""
+        if left <= 0:
+            return f"{_TIME} {bounds.seconds:g} seconds"
+        if any(each.total > FLOOD for each in protocol.streams.values()):
+            return f"it wrote more than {FLOOD >> 20} MiB"
+        processes, memory = usage(group, bounds.processes)
+        if processes > bounds.processes:
+            return f"it had more than {bounds.processes} processes and threads"
+        if memory > bounds.memory:
+            return f"it used more than {bounds.memory >> 20} MiB of memory"
+
+
+async def _end(group: int, protocol: _Protocol, ask: bool) -> None:
+    try:
+        if ask:
+            _signal(group, signal.SIGTERM)
+            await asyncio.wait({protocol.exited}, timeout=TERM_SECONDS)
+    finally:
+        _signal(group, signal.SIGKILL)
+    await asyncio.wait({protocol.exited, protocol.drained}, timeout=LINGER_SECONDS, return_when=asyncio.ALL_COMPLETED)
+
+
+def _signal(group: int, number: int) -> None:
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        # Nobody of the group is left; macOS says so by EPERM.
+        return
+
+
+def usage(pid: int, most: int) -> tuple[int, int]:
+    """Count a process and its descendants: tasks, and resident bytes of their own; stops counting above `most` tasks.
+
+    Both are 0 where the system has no Linux `/proc`.
+    """
+    tasks, memory, waiting = 0, 0, [str(pid)]
+    while waiting and tasks <= most:
+        each = f"/proc/{waiting.pop()}"
+        try:
+            resident, shared = _read(f"{each}/statm").split()[1:3]
+            for task in os.listdir(f"{each}/task"):
+                tasks += 1
+                waiting += _read(f"{each}/task/{task}/children").split()
+        except (OSError, ValueError):
+            # It ended while it was counted.
+            continue
+        memory += (int(resident) - int(shared)) * _PAGE
+    return tasks, memory
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()

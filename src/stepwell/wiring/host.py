@@ -1,0 +1,109 @@
+"""A data folder at work, and the server over it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stepwell.wiring.parts import make_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stepwell.config import Config
+    from stepwell.runs.catalog import Catalog
+    from stepwell.runs.service import RunService
+    from stepwell.store.lock import FolderLock
+
+
+class Host:
+    """A data folder at work: its settings, catalog and run service.
+
+    Args:
+        config: The settings.
+        catalog: What they offer.
+        service: Threads and runs.
+        lock: Holds the folder; None where it is only read.
+    """
+
+    def __init__(self, config: Config, catalog: Catalog, service: RunService, lock: FolderLock | None) -> None:
+        self.config, self.catalog, self.service, self._lock = config, catalog, service, lock
+
+    async def close(self, grace: float = 5.0) -> None:
+        """Stop runs, leaving them to be resumed, and let go of everything."""
+        await self.service.stop(grace)
+        await self.catalog.close()
+        if self._lock is not None:
+            self._lock.release()
+
+
+def open_host(config: Config, *, read_only: bool = False) -> Host:
+    """Open the data folder.
+
+    Args:
+        config: The settings.
+        read_only: Look at it beside another process; no run may be started or resumed.
+
+    Raises:
+        DataInUse: Another process works on it.
+        ConfigError: A setting cannot be carried out.
+        StoreError: The database cannot be opened.
+    """
+    from stepwell.runs.service import RunService
+    from stepwell.store.lock import FolderLock
+    from stepwell.wiring.catalog import ConfigCatalog
+
+    folder = config.folder
+    lock = None if read_only else FolderLock(folder)
+    try:
+        catalog = ConfigCatalog(config)
+        return Host(config, catalog, RunService(make_store(folder / "stepwell.db"), catalog.assemble), lock)
+    except BaseException:
+        if lock is not None:
+            lock.release()
+        raise
+
+
+def serve(config: Config, announce: Callable[[str, str], None]) -> None:
+    """Serve the data folder until a signal asks to stop.
+
+    Args:
+        config: The settings.
+        announce: Called once when requests are answered, with the address and, the first time that the folder is
+            served, the new API key; else with an empty key.
+
+    Raises:
+        DataInUse: Another process works on the folder.
+        ConfigError: A setting cannot be carried out.
+    """
+    import asyncio
+
+    try:
+        import uvloop
+    except ImportError:  # not made for every system
+        asyncio.run(_serve(config, announce))
+    else:
+        uvloop.run(_serve(config, announce))
+
+
+async def _serve(config: Config, announce: Callable[[str, str], None]) -> None:
+    from stepwell.server.app import create_app
+    from stepwell.server.run import address, listen, serve, write_address
+    from stepwell.store.keys import issue, token
+
+    host = open_host(config)
+    store = host.service.store
+    try:
+        listener = listen(config)
+        first = "" if await store.api_keys() or config.auth == "off" else await issue(store, "local")
+        key = token()
+        url = address(config, listener)
+        app = create_app(config, host.catalog, host.service, key)
+
+        async def started() -> None:
+            write_address(config.folder, url, key)
+            announce(url, first)
+
+        await serve(app, listener, started)
+    finally:
+        (config.folder / "server.json").unlink(missing_ok=True)
+        await host.close()

@@ -1,0 +1,112 @@
+"""Builds single parts by name: dialects, stores, models, engines. What they are part of is not decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from stepwell.errors import ConfigError
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from stepwell.config import ModelSettings
+    from stepwell.engines.base import Engine
+    from stepwell.events import RunSpec
+    from stepwell.models.base import Model
+    from stepwell.models.dialects.base import Dialect
+    from stepwell.store.base import Store
+    from stepwell.tools.base import Complete, Toolbox
+
+NO_EXTRA: Mapping[str, object] = MappingProxyType({})
+NATIVE = "native"
+"""The setting that asks for a model's own tool calls instead of a dialect."""
+
+
+def make_dialect(name: str, prompt: str, language: str) -> Dialect:
+    """Return a dialect by name.
+
+    Raises:
+        ConfigError: There is no such dialect or prompt.
+    """
+    if name == "react":
+        from stepwell.models.dialects.react import React
+
+        return React(prompt, language)
+    raise ConfigError(f"there is no dialect {name!r}; known: {NATIVE}, react")
+
+
+def make_store(path: str | PathLike[str]) -> Store:
+    """Open the database file at `path`."""
+    from pathlib import Path
+
+    from stepwell.store.sqlite import SqliteStore
+
+    return SqliteStore(Path(path))
+
+
+def make_model(name: str, settings: ModelSettings, api_key: str) -> Model:
+    """Return the adapter of a configured model."""
+    if settings.kind == "offline":
+        from stepwell.models.offline import OfflineModel
+
+        return OfflineModel()
+    from stepwell.models.openai import OpenAIModel, Retries, Timeouts
+    from stepwell.models.profiles import profile_for
+
+    facts = {"window": settings.window, "images": settings.images}
+    sent = settings.model or name
+    return OpenAIModel(
+        settings.base_url,
+        sent,
+        api_key=api_key,
+        profile=profile_for(sent, **{key: value for key, value in facts.items() if value is not None}),
+        timeouts=Timeouts(connect=settings.connect_timeout, stall=settings.stall_timeout),
+        retries=Retries(attempts=settings.attempts),
+    )
+
+
+def dialect_name(setting: str, model: Model) -> str:
+    """Return the dialect to use: empty for native tool calls."""
+    if setting:
+        return "" if setting == NATIVE else setting
+    return "" if model.profile.native_tools else model.profile.dialect
+
+
+def engine_versions(dialect: Dialect | None) -> dict[str, str]:
+    """Return what replay compares: constants of the engine and hashes of templates, by name."""
+    from stepwell.engines.chat import constants
+
+    return {**constants(), **({f"prompt.{dialect.name}": dialect.digest} if dialect else {})}
+
+
+def completer(model: Model, model_name: str = "") -> Complete:
+    """Return a function that asks a model one plain question, for tools that need one."""
+    from stepwell.errors import ToolError
+    from stepwell.messages import Message, Transcript
+    from stepwell.models.base import ModelRequest
+
+    async def complete(question: str) -> str:
+        text: list[str] = []
+        async for delta in model.stream(ModelRequest(Transcript([Message("user", question)]), model=model_name)):
+            text.append(delta.text)
+            if delta.failure is not None and delta.stop is not None:
+                raise ToolError(f"The model that helps this tool failed: {delta.failure.message}")
+        return "".join(text)
+
+    return complete
+
+
+def chat_engine(
+    spec: RunSpec, model: Model, toolbox: Toolbox, complete: Complete | None, extra: Mapping[str, object] = NO_EXTRA
+) -> Engine:
+    """Return the engine that carries out a spec."""
+    from stepwell.agent.base import BaseAgent
+    from stepwell.engines.chat import ChatEngine
+    from stepwell.models.base import Settings
+
+    dialect = make_dialect(spec.dialect, spec.prompt, spec.language) if spec.dialect else None
+    settings = Settings(temperature=spec.temperature, max_tokens=spec.max_tokens, extra=dict(extra))
+    agent = BaseAgent(model, toolbox.specs, dialect=dialect, settings=settings, model_name=spec.model_name)
+    return ChatEngine(agent, toolbox, complete)

@@ -1,0 +1,70 @@
+"""Builds the tools that the settings switch on, the built-in ones and users' own."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from stepwell.config import Config
+from stepwell.errors import ConfigError
+from stepwell.tools.base import Tool, as_tool
+from stepwell.tools.builtin.calculate import calculate
+from stepwell.tools.builtin.now import now_tool
+from stepwell.tools.mark import ATTRIBUTE
+
+
+def configured_tools(config: Config) -> list[Tool]:
+    """Return the server's tools, in the order in which models are told of them.
+
+    Raises:
+        ConfigError: A tool cannot be built as the settings say, or two have one name.
+    """
+    tools = [as_tool(calculate), now_tool()]
+    settings = config.tools
+    if settings.files.enabled:
+        from stepwell.tools.builtin.files import file_tools
+
+        tools += file_tools(_workspace(config))
+    if settings.shell.enabled:
+        from stepwell.tools.builtin.shell import shell_tool
+
+        tools.append(shell_tool(settings.shell.sandbox, _workspace(config), timeout=settings.shell.timeout))
+    for name in settings.modules:
+        tools += _module_tools(name)
+    unknown = set(settings.disabled) - {tool.spec.name for tool in tools}
+    if unknown:
+        raise ConfigError(f"tools.disabled: there is no tool {', '.join(sorted(unknown))}; remove the name")
+    kept = [tool for tool in tools if tool.spec.name not in settings.disabled]
+    for name in {tool.spec.name for tool in kept}:
+        if sum(tool.spec.name == name for tool in kept) > 1:
+            raise ConfigError(f"tools: two tools are named {name}; rename one or add it to tools.disabled")
+    return kept
+
+
+def chatchat_tools(built: Iterable[Tool]) -> list[Tool]:
+    """Return the eight tools that old Langchain-Chatchat clients expect, in their order."""
+    from stepwell.tools.builtin import unconfigured
+
+    return list(unconfigured.chatchat_tools(built))
+
+
+def _workspace(config: Config) -> Path:
+    try:
+        config.workspace.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"tools.workspace: cannot make {config.workspace}: {error.strerror}; name another") from error
+    return config.workspace
+
+
+def _module_tools(name: str) -> list[Tool]:
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(
+            f"tools.modules: cannot import {name}: {error}; install it or put it on PYTHONPATH"
+        ) from error
+    found = [as_tool(each) for each in vars(module).values() if isinstance(each, Tool) or hasattr(each, ATTRIBUTE)]
+    if not found:
+        raise ConfigError(f"tools.modules: {name} has no function marked with @tool")
+    return found

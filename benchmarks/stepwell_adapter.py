@@ -5,6 +5,18 @@ from common import PROMPT, SYSTEM, alookup
 from stepwell import Agent, tool
 
 lookup = tool(effect="pure")(alookup)
+
+
+@tool(name="lookup")
+async def write_lookup(key: str) -> str:
+    """Look up the value of one item.
+
+    Args:
+        key: the name of the item
+    """
+    return await alookup(key)
+
+
 WINDOW = 1_000_000
 """The scripted model takes any length; runs are not compacted."""
 
@@ -68,4 +80,4 @@ class Write(Adapter):
     """The same with a tool that must not be repeated: its intent is durable before it runs."""
 
     name = "stepwell-write"
-    tools = (tool(alookup),)
+    tools = (write_lookup,)

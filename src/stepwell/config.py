@@ -243,6 +243,31 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def settings_file(file: Path | None = None) -> Path | None:
+    """Return the TOML file that is read, or None; the argument is that of `load`.
+
+    Raises:
+        ConfigError: The file is named and not there.
+    """
+    named = file or (Path(os.environ["STEPWELL_CONFIG"]) if os.environ.get("STEPWELL_CONFIG") else None)
+    if named is not None and not named.is_file():
+        raise ConfigError(f"there is no settings file {named}; make it or leave it out")
+    return named or (Path("stepwell.toml") if Path("stepwell.toml").is_file() else None)
+
+
+def unknown_variables() -> list[str]:
+    """Return the names of `STEPWELL_…` variables that name no setting, such as misspelt ones."""
+    known = {"CONFIG", *(name.upper() for name in Config.model_fields)}
+    given = (name for name in os.environ if name.startswith("STEPWELL_"))
+    return sorted(name for name in given if name.removeprefix("STEPWELL_").partition("__")[0] not in known)
+
+
+def spoken_language() -> Literal["en", "zh"]:
+    """Return the language in which the person's environment asks programs to speak."""
+    named = next(filter(None, (os.environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
+    return "zh" if named.lower().startswith("zh") else "en"
+
+
 def load(file: Path | None = None, **values: Any) -> Config:
     """Read the settings.
 
@@ -253,10 +278,7 @@ def load(file: Path | None = None, **values: Any) -> Config:
     Raises:
         ConfigError: A setting is wrong; the message names its place and the remedy.
     """
-    named = file or (Path(os.environ["STEPWELL_CONFIG"]) if os.environ.get("STEPWELL_CONFIG") else None)
-    if named is not None and not named.is_file():
-        raise ConfigError(f"there is no settings file {named}; make it or leave it out")
-    path = named or (Path("stepwell.toml") if Path("stepwell.toml").is_file() else None)
+    path = settings_file(file)
 
     class FromFile(Config):
         model_config = SettingsConfigDict(toml_file=path)

@@ -78,17 +78,17 @@ class RunSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     versions: dict[str, str] = {}
 
 
-class Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
-    """The base of all events."""
+class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field="type"):
+    """The base of all events. No event holds itself, so the garbage collector need not look at them."""
 
 
-class RunStarted(Event, frozen=True, tag="run_started"):
+class RunStarted(Event, frozen=True, gc=False, tag="run_started"):
     """A run opened; at most one is open in a thread."""
 
     spec: RunSpec
 
 
-class RunEnded(Event, frozen=True, tag="run_ended"):
+class RunEnded(Event, frozen=True, gc=False, tag="run_ended"):
     """The run is over; nothing of it follows.
 
     Args:
@@ -102,7 +102,7 @@ class RunEnded(Event, frozen=True, tag="run_ended"):
     detail: str = ""
 
 
-class RunClaimed(Event, frozen=True, tag="run_claimed"):
+class RunClaimed(Event, frozen=True, gc=False, tag="run_claimed"):
     """A process took an open run over from another that stopped.
 
     Args:
@@ -112,48 +112,48 @@ class RunClaimed(Event, frozen=True, tag="run_claimed"):
     epoch: int
 
 
-class MessageAdded(Event, frozen=True, tag="message_added"):
+class MessageAdded(Event, frozen=True, gc=False, tag="message_added"):
     """A message that came whole: from a person, from imported history, or from the engine."""
 
     message: Message
     source: Literal["user", "history", "engine"] = "user"
 
 
-class StepStarted(Event, frozen=True, tag="step_started"):
+class StepStarted(Event, frozen=True, gc=False, tag="step_started"):
     """A step began: one request to the model.
 
     Args:
         step: Counts the steps of the run from 1.
-        request: SHA-256 of the request.
+        request: SHA-256 of the request, as 43 characters of URL-safe base64.
     """
 
     step: int
     request: str
 
 
-class StepEnded(Event, frozen=True, tag="step_ended"):
+class StepEnded(Event, frozen=True, gc=False, tag="step_ended"):
     """The step is over, with the results of its tool calls."""
 
 
-class MessageStarted(Event, frozen=True, tag="message_started"):
+class MessageStarted(Event, frozen=True, gc=False, tag="message_started"):
     """A reply is about to stream. Its number in the log names the message in deltas."""
 
 
-class TextDelta(Event, frozen=True, tag="text_delta"):
+class TextDelta(Event, frozen=True, gc=False, tag="text_delta"):
     """More visible text of an open message. Transient."""
 
     message: int
     text: str
 
 
-class ThinkingDelta(Event, frozen=True, tag="thinking_delta"):
+class ThinkingDelta(Event, frozen=True, gc=False, tag="thinking_delta"):
     """More thinking of an open message. Transient."""
 
     message: int
     text: str
 
 
-class CallDelta(Event, frozen=True, tag="call_delta"):
+class CallDelta(Event, frozen=True, gc=False, tag="call_delta"):
     """More of a tool call of an open message. Transient.
 
     Args:
@@ -169,7 +169,7 @@ class CallDelta(Event, frozen=True, tag="call_delta"):
     text: str = ""
 
 
-class MessageEnded(Event, frozen=True, tag="message_ended"):
+class MessageEnded(Event, frozen=True, gc=False, tag="message_ended"):
     """The open message is whole; its text replaces whatever was streamed of it.
 
     Args:
@@ -183,7 +183,7 @@ class MessageEnded(Event, frozen=True, tag="message_ended"):
     usage: Usage | None = None
 
 
-class ModelFailed(Event, frozen=True, tag="model_failed"):
+class ModelFailed(Event, frozen=True, gc=False, tag="model_failed"):
     """A call of the model failed. The text streamed by this attempt is void.
 
     Args:
@@ -199,7 +199,7 @@ class ModelFailed(Event, frozen=True, tag="model_failed"):
     retry_in: float | None = None
 
 
-class ToolStarted(Event, frozen=True, tag="tool_started"):
+class ToolStarted(Event, frozen=True, gc=False, tag="tool_started"):
     """A tool is about to run: the intent, stored before any effect. A call that is refused has none.
 
     The idempotency key of the call is the thread's id and this event's number.
@@ -215,14 +215,14 @@ class ToolStarted(Event, frozen=True, tag="tool_started"):
     effect: Effect = "pure"
 
 
-class ToolProgress(Event, frozen=True, tag="tool_progress"):
+class ToolProgress(Event, frozen=True, gc=False, tag="tool_progress"):
     """A running tool tells how far it is. Transient."""
 
     call: str
     text: str
 
 
-class ToolEnded(Event, frozen=True, tag="tool_ended"):
+class ToolEnded(Event, frozen=True, gc=False, tag="tool_ended"):
     """A call has its result.
 
     Args:
@@ -240,13 +240,13 @@ class ToolEnded(Event, frozen=True, tag="tool_ended"):
     details: dict[str, Any] | None = None
 
 
-class CancelRequested(Event, frozen=True, tag="cancel_requested"):
+class CancelRequested(Event, frozen=True, gc=False, tag="cancel_requested"):
     """Somebody asked the open run to stop."""
 
     reason: str = ""
 
 
-class TitleChanged(Event, frozen=True, tag="title_changed"):
+class TitleChanged(Event, frozen=True, gc=False, tag="title_changed"):
     """The thread has a new title."""
 
     title: str
@@ -312,7 +312,7 @@ def _upgrade(data: bytes | str) -> Stored | Unknown:
         return Unknown(msgspec.Raw(data.encode() if isinstance(data, str) else data))
 
 
-class Recorded:
+class Recorded(msgspec.Struct, gc=False, eq=False):
     """An event with its place in a log.
 
     Args:
@@ -323,11 +323,12 @@ class Recorded:
         path: The agent inside the run that it happened to; empty for the run's own.
     """
 
-    __slots__ = ("_body", "event", "path", "run", "seq", "time")
-
-    def __init__(self, seq: int, time: int, run: int, event: Stored | Unknown, path: str = "") -> None:
-        self.seq, self.time, self.run, self.event, self.path = seq, time, run, event, path
-        self._body: bytes | None = None
+    seq: int
+    time: int
+    run: int
+    event: Stored | Unknown
+    path: str = ""
+    _body: bytes | None = None
 
     @property
     def body(self) -> bytes:
@@ -347,13 +348,10 @@ class Recorded:
         return b'{"seq":%d,"time":%d,"run":%d%s,"event":%s}' % (self.seq, self.time, self.run, path, self.body)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Recorded) and self._key() == other._key()
+        if not isinstance(other, Recorded):
+            return NotImplemented
+        mine = (self.seq, self.time, self.run, self.path, self.event)
+        return mine == (other.seq, other.time, other.run, other.path, other.event)
 
     def __hash__(self) -> int:
         return hash((self.seq, self.time))
-
-    def _key(self) -> tuple[Any, ...]:
-        return (self.seq, self.time, self.run, self.path, self.event)
-
-    def __repr__(self) -> str:
-        return f"Recorded({self.seq}, {self.event!r})"

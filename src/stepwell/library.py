@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stepwell.errors import RunFailed
+from stepwell.errors import Busy, RunFailed
 from stepwell.wiring.library import library_parts, user_message
 
 if TYPE_CHECKING:
@@ -117,12 +118,13 @@ class Agent:
         """
         service = self._parts.service()
         log = await service.begin(OWNER, user_message(prompt, images), self._parts.spec, thread=thread)
+        number = log.carried
         try:
             await service.drive(log)
         except asyncio.CancelledError:
-            await service.abandon(log)
+            await service.abandon(log, number)
             raise
-        return _result(log)
+        return _result(log, number)
 
     async def stream(
         self, prompt: str, *, thread: str = "", images: Sequence[str] = ()
@@ -134,8 +136,9 @@ class Agent:
         """
         service = self._parts.service()
         message = user_message(prompt, images)
-        async for item in service.stream(OWNER, message, self._parts.spec, thread=thread):
-            yield item.event
+        async with aclosing(service.stream(OWNER, message, self._parts.spec, thread=thread)) as items:
+            async for item in items:
+                yield item.event
 
     async def resume(self) -> int:
         """Go on with every run of the file that another process left unfinished; return how many."""
@@ -152,9 +155,10 @@ class Agent:
         await self.close()
 
 
-def _result(log: ThreadLog) -> Result:
-    assert log.state.last is not None
-    run, ended = log.state.last
+def _result(log: ThreadLog, number: int) -> Result:
+    run, ended = log.state.last or (None, None)
+    if run is None or ended is None or run.seq != number:
+        raise Busy("Another process took the run over or came first; what it does is in the thread.", "thread")
     if ended.reason != "answer":
         raise RunFailed(ended.detail)
     return Result(_answer(run), log.thread, run.seq, run.steps, run.usage, ended.cause)

@@ -20,7 +20,7 @@ StopReason = Literal["stop", "length", "tool_calls", "content_filter", "error", 
 or was cancelled."""
 
 
-class Image(msgspec.Struct, frozen=True, omit_defaults=True):
+class Image(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """An image shown to a model.
 
     Args:
@@ -32,7 +32,7 @@ class Image(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: Literal["", "low", "high"] = ""
 
 
-class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
+class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A model's request to run one tool.
 
     Args:
@@ -47,7 +47,7 @@ class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
     arguments: str = ""
 
 
-class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+class Message(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One message of a conversation, whole.
 
     Args:
@@ -71,7 +71,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     unmarked: bool = False
 
 
-class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Tokens that a provider counted for one reply.
 
     Args:

@@ -55,7 +55,7 @@ class RunState:
     Attributes:
         seq: The number of its `RunStarted`.
         started: When it started, in milliseconds since 1970.
-        steps: Steps begun.
+        steps: Steps begun, but for those whose model call was cut and is made again.
         tool_calls: Tool calls ended.
         usage: Tokens of all its model calls.
         malformed: Replies in a row whose calls were all malformed.
@@ -176,11 +176,8 @@ class State:
                 run.message = seq
             case MessageEnded():
                 self._message_ended(run, event)
-            case ToolStarted():
-                opened = run.calls[event.call]
-                opened.started, opened.effect = seq, event.effect
-            case ToolEnded():
-                self._tool_ended(run, event)
+            case ToolStarted() | ToolEnded():
+                self._call_changed(run, seq, event)
             case StepEnded():
                 run.step = 0
             case ModelFailed():
@@ -197,17 +194,22 @@ class State:
         if event.usage is not None:
             run.usage += event.usage
         if event.stop == "error":
+            if run.failure is not None and run.failure.kind == "interrupted":
+                run.steps -= 1  # it is made again, and a limit must not tell whether the process stopped
             return
         message = event.message
         run.reply, run.stop, run.failure = message, event.stop, None
-        if message.content or message.calls or message.images or event.stop != "cancelled":
+        if message.content or message.calls or message.images:  # strict endpoints refuse an empty message
             self.transcript.append(message)
         run.calls = {call.id: OpenCall(call) for call in message.calls}
         self._ids.update(run.calls)
 
-    def _tool_ended(self, run: RunState, event: ToolEnded) -> None:
-        opened = run.calls[event.call]
-        if opened.ended is not None:
+    def _call_changed(self, run: RunState, seq: int, event: ToolStarted | ToolEnded) -> None:
+        opened = run.calls.get(event.call)
+        if opened is None or opened.ended is not None:
+            return
+        if isinstance(event, ToolStarted):
+            opened.started, opened.effect = seq, event.effect
             return
         opened.ended = event
         run.tool_calls += 1

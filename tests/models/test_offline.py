@@ -55,6 +55,8 @@ OTHER_TOOLS = ToolSpecs(
         spec("book_flight", "Book a flight.", "from_city to_city date", from_city=TEXT, to_city=TEXT, date=TEXT),
         spec("average", "Average of numbers.", "numbers", numbers={"type": "array", "items": NUMBER}),
         spec("add", "Add two numbers.", "a b", a=INTEGER, b=INTEGER),
+        spec("divide", "Divide two numbers.", "a", a=INTEGER, b={**INTEGER, "default": 2}),
+        spec("list_files", "List files and folders of the workspace.", pattern={**TEXT, "default": "*"}),
         spec("translate", "Translate text.", "text target_language", text=TEXT, target_language=TEXT),
         spec("fetch", "Fetch a web page.", "url", url=TEXT),
         spec("set_light", "Switch a lamp.", "room on", room={"enum": ["kitchen", "attic"]}, on={"type": "boolean"}),
@@ -170,6 +172,11 @@ OTHER_CALLS: list[tuple[str, list[tuple[str, dict[str, Any]]]]] = [
     ),
     ("average of 3, 4.5 and 8", [("average", {"numbers": [3, 4.5, 8]})]),
     ("add 3 and 3", [("add", {"a": 3, "b": 3})]),
+    ("divide 7 by 3", [("divide", {"a": 7, "b": 3})]),
+    ("divide 7", [("divide", {"a": 7})]),
+    ("list the files in the src folder", [("list_files", {"pattern": "src/*"})]),
+    ("列出 docs/api/ 里的文件", [("list_files", {"pattern": "docs/api/*"})]),
+    ("list the files", [("list_files", {})]),
     ("translate good morning to French", [("translate", {"text": "good morning", "target_language": "French"})]),
     ("fetch https://example.com/a?b=1", [("fetch", {"url": "https://example.com/a?b=1"})]),
     ("turn on the lamp in the kitchen, on=true", [("set_light", {"room": "kitchen", "on": True})]),
@@ -332,8 +339,8 @@ def test_nothing_is_written_with_an_answer_that_may_be_none() -> None:
             "calculate(1/0): division by zero",
         ),
         (answered("time?", ("now", '{"timezone": "UTC"}', "2025-01-02 03:04")), "now(UTC): 2025-01-02 03:04"),
-        (answered("现在几点", ("now", "", "2025-01-02 03:04")), "now() 的结果：2025-01-02 03:04"),
-        (answered("run `ls`", ("shell", '{"query": "ls"}', "a\nb\n")), "shell(ls): \na\nb"),
+        (answered("现在几点", ("now", "", "2025-01-02 03:04")), "now 的结果：2025-01-02 03:04"),
+        (answered("run `ls`", ("shell", '{"query": "ls"}', "a\nb\n")), "shell(ls):\na\nb"),
         (answered("run `true`", ("shell", '{"query": "true"}', "")), "shell(true): (no output)"),
         (answered("运行 `true`", ("shell", '{"query": "true"}', " \n")), "shell(true) 的结果：（没有输出）"),
         (
@@ -346,9 +353,9 @@ def test_nothing_is_written_with_an_answer_that_may_be_none() -> None:
         ),
         (
             answered("3*4 and the time", ("calculate", '{"query": "3*4"}', "12"), ("now", "{}", "noon")),
-            "3*4 = 12\nnow(): noon",
+            "3*4 = 12\nnow: noon",
         ),
-        (answered("broken", ("lookup", "{oops", "fine")), "lookup(): fine"),
+        (answered("broken", ("lookup", "{oops", "fine")), "lookup: fine"),
         ([Message("user", "orphan"), Message("tool", "found", call="gone")], "tool: found"),
     ],
 )
@@ -360,7 +367,7 @@ def test_results_are_reported_plainly_in_the_language_of_the_question(messages: 
 
 def test_a_report_speaks_the_language_of_the_last_question_with_words() -> None:
     messages = [*conversation("今天几号？", "…"), *answered("3+4=?", ("now", "", "noon"))]
-    assert text_of(stream(messages)) == "now() 的结果：noon"
+    assert text_of(stream(messages)) == "now 的结果：noon"
 
 
 def test_a_long_result_is_cut_and_says_so() -> None:

@@ -129,7 +129,7 @@ def test_usage_is_read_wherever_an_endpoint_puts_it(field: dict[str, Any], count
 def test_usage_that_grows_with_every_chunk_is_told_once_and_last() -> None:
     chunks = [{**chunk(content="x"), "usage": usage_field(7, count)} for count in (1, 2, 3)]
     deltas = read(body(*chunks, chunk("stop")), [len(body(chunks[0]))])
-    assert [delta.usage for delta in deltas] == [None, Usage(7, 3)]
+    assert [delta.usage for delta in deltas] == [None, None, Usage(7, 3)]
 
 
 # finish reasons
@@ -254,9 +254,8 @@ def test_calls_that_are_all_numbered_0() -> None:
 
 
 def test_a_name_repeated_in_every_piece() -> None:
-    assert calls_of(
-        call_chunk(0, "a", "f", ""), call_chunk(0, "a", "f", '{"n"'), call_chunk(0, "", "f", ":1}"), call_chunk(0, "", "f", "")
-    ) == [("a", "f", '{"n":1}')]  # fmt: skip
+    pieces = [("a", ""), ("a", '{"n"'), ("", ":1}"), ("", "")]
+    assert calls_of(*(call_chunk(0, id, "f", text) for id, text in pieces)) == [("a", "f", '{"n":1}')]
 
 
 def test_a_new_id_in_every_piece_does_not_cut_a_call() -> None:
@@ -332,7 +331,7 @@ def test_text_that_cannot_be_carried_is_replaced_and_the_stream_goes_on(raw: byt
 
 
 def test_arguments_and_names_are_made_carriable_too() -> None:
-    raw = rb'{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"\u0000","function":{"name":"\u0000","arguments":"{\u0000\ud800"}}]}}]}'
+    raw = json.dumps(call_chunk(0, "\0", "\0", "{\0\ud800")).encode()
     reply = both(body(raw, chunk("tool_calls")))
     assert reply.calls == (CallPart(0, "\ufffd", "\ufffd", "{\ufffd\ufffd"),)
 
@@ -382,11 +381,11 @@ BROKEN = [
     (body(chunk(role="assistant")), ENDED),
     (body(chunk(role="assistant")) + DONE, ENDED),
     (body(chunk(role="assistant")) + b'data: {"choices":[{"delta":{"con', CUT),
-    (b"data: hello\n\n", NO_JSON + "'hello'"),
-    (b"data: [1]\n\n", NO_JSON + "'[1]'"),
-    (b"data: " + b"[" * 100_000 + b"\n\n", NO_JSON + repr("[" * 200)),
-    (b'data: {"a":' + b"[" * 5000 + b"]" * 5000 + b"}\n\n", NO_JSON + repr('{"a":' + "[" * 195)),
-    (b"{half a docu", NO_JSON + "'{half a docu'"),
+    (b"data: hello\n\n", NO_JSON + "hello"),
+    (b"data: [1]\n\n", NO_JSON + "[1]"),
+    (b"data: " + b"[" * 100_000 + b"\n\n", NO_JSON + "[" * 4096),
+    (b'data: {"a":' + b"[" * 5000 + b"]" * 5000 + b"}\n\n", NO_JSON + '{"a":' + "[" * 4091),
+    (b"{half a docu", NO_JSON + "{half a docu"),
     (b"{}", ENDED),
     (b"<html>no model here</html>", ENDED),
 ]
@@ -407,6 +406,12 @@ def test_what_came_before_a_break_is_kept() -> None:
 @pytest.mark.parametrize("after", [b"", DONE, b"data: {", b"data: what?\n\n", event({"error": "late"}), b": bye"])
 def test_nothing_after_the_finish_reason_undoes_the_reply(after: bytes) -> None:
     assert both(body(chunk(content="x"), chunk("stop")) + after) == Delta("x", stop="stop")
+
+
+def test_nothing_after_done_or_an_error_is_read() -> None:
+    late = body(chunk(content="late"), usage(9, 9))
+    assert both(body(chunk("stop", content="x")) + DONE + late) == Delta("x", stop="stop")
+    assert both(body({"error": {"message": "Boom", "code": 500}}) + late).text == ""
 
 
 @pytest.mark.parametrize("done", [b"data: [DONE]", b"data:[DONE]\n\n", b"data: [DONE] \r\n\r\n"])
@@ -440,20 +445,28 @@ def test_a_line_without_an_end_is_given_up() -> None:
 
 # errors inside a successful response
 
+
+def problem(message: str, **fields: Any) -> dict[str, Any]:
+    return {"error": {"message": message, **fields}}
+
+
 ERRORS = [
-    ({"error": {"message": "Boom", "type": "server_error", "code": None}}, Failure("server", "Boom", 500)),
-    ({"error": {"message": "Slow down", "code": 429}}, Failure("rate_limit", "Slow down", 429)),
-    ({"error": {"message": "Busy", "type": "overloaded_error"}}, Failure("server", "Busy", 529)),
-    ({"error": {"message": "No", "code": "invalid_api_key", "type": "authentication_error"}}, Failure("auth", "No", 401)),
-    ({"error": {"message": "Too long", "code": "context_length_exceeded", "type": "invalid_request_error"}}, Failure("overflow", "Too long", 400)),
-    ({"error": {"message": "Bad", "type": "BadRequestError", "code": 400}}, Failure("request", "Bad", 400)),
+    (problem("Boom", type="server_error", code=None), Failure("server", "Boom", 500)),
+    (problem("Slow", code=429), Failure("rate_limit", "Slow", 429)),
+    (problem("Slow", code="rate_limit_exceeded", type="tokens"), Failure("rate_limit", "Slow", 429)),
+    (problem("Busy", type="overloaded_error"), Failure("server", "Busy", 529)),
+    (problem("No", code="invalid_api_key", type="invalid_request_error"), Failure("auth", "No", 401)),
+    (problem("Long", code="context_length_exceeded", type="invalid_request_error"), Failure("overflow", "Long", 400)),
+    (problem("Bad", type="BadRequestError", code=400), Failure("request", "Bad", 400)),
+    (problem("Prompt 超长", code=1261), Failure("overflow", "Prompt 超长")),
+    (problem("Odd", code=1234), Failure("server", "Odd")),
     ({"error": "just text"}, Failure("server", "just text")),
-    ({"object": "error", "message": "vLLM says no", "type": "BadRequestError", "code": 400}, Failure("request", "vLLM says no", 400)),
-    ({"code": "InvalidParameter", "message": "Range of input length should be [1, 30720]"}, Failure("overflow", "Range of input length should be [1, 30720]", 400)),
-    ({"error": {"code": 1261, "message": "Prompt 超长"}}, Failure("server", "Prompt 超长")),
-    ([{"error": {"code": 503, "message": "Listed", "status": "UNAVAILABLE"}}], Failure("server", "Listed", 503)),
-    ({**chunk("error", content=""), "error": {"code": 502, "message": "Upstream"}}, Failure("server", "Upstream", 502)),
-]  # fmt: skip
+    ({"error": {"reason": "unusual"}}, Failure("server", '{"reason": "unusual"}')),
+    ({"object": "error", "message": "vLLM", "type": "BadRequestError", "code": 400}, Failure("request", "vLLM", 400)),
+    ({"code": "InvalidParameter", "message": "Wrong"}, Failure("request", "Wrong", 400)),
+    ([problem("Listed", code=503, status="UNAVAILABLE")], Failure("server", "Listed", 503)),
+    ({**chunk("error", content=""), **problem("Upstream", code=502)}, Failure("server", "Upstream", 502)),
+]
 
 
 @pytest.mark.parametrize(("value", "failure"), ERRORS)

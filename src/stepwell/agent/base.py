@@ -13,6 +13,7 @@ from stepwell.events import (
     MessageEnded,
     MessageStarted,
     ModelFailed,
+    StepEnded,
     StepStarted,
     TextDelta,
     ThinkingDelta,
@@ -55,7 +56,9 @@ class BaseAgent:
         return self.dialect.render(request) if self.dialect else request
 
     async def step(self, log: Log) -> None:
-        """Ask the model once and record the reply; a failure of the model is recorded, not raised.
+        """Ask the model once and record the reply; the step before ends with it.
+
+        A failure of the model is recorded, not raised.
 
         Raises:
             Conflict: Somebody else appended to the log.
@@ -63,7 +66,8 @@ class BaseAgent:
         run = log.state.run
         assert run is not None
         request = self.request(log)
-        await log.record(StepStarted(run.steps + 1, request.digest()), MessageStarted())
+        started = (StepStarted(run.steps + 1, request.digest()), MessageStarted())
+        await log.record(StepEnded(), *started) if run.step else await log.record(*started)
         reply = _Reply(log, run.message, self.dialect.parser(self.tools) if self.dialect else None)
         async with aclosing(self.model.stream(request)) as deltas:
             async for delta in deltas:
@@ -142,9 +146,10 @@ class _Reply:
         call = self._calls.get(part.index)
         if call is None:
             call = self._calls[part.index] = _Call()
-        call.id, call.name = call.id or clean(part.id), call.name or clean(part.name)
+        name = "" if call.name else clean(part.name)
+        call.id, call.name = call.id or clean(part.id), call.name or name
         call.arguments.append(text := clean(part.arguments))
-        return CallDelta(self._number, part.index, clean(part.name), text)
+        return CallDelta(self._number, part.index, name, text)
 
     def ended(self) -> list[ModelFailed | MessageEnded]:
         """Return the events that end the message."""

@@ -11,12 +11,10 @@ import hashlib
 from stepwell.agent.base import BaseAgent
 from stepwell.engines.base import close
 from stepwell.engines.words import WORDS, words
-from stepwell.errors import StoreError
 from stepwell.events import (
     EndReason,
     MessageEnded,
     ModelFailed,
-    StepEnded,
     ToolEnded,
     ToolProgress,
     ToolStarted,
@@ -64,8 +62,6 @@ class ChatEngine:
         if over is not None:
             await close(log, *over)
             return False
-        if run.step:
-            await log.record(StepEnded())
         await self.agent.step(log)
         return True
 
@@ -82,7 +78,8 @@ class ChatEngine:
 
     async def _run_calls(self, log: Log, run: RunState) -> None:
         ready: list[tuple[OpenCall, Prepared]] = []
-        for each in run.unanswered():
+        limit = run.spec.limits.tool_calls
+        for each in run.unanswered()[: None if limit is None else limit - run.tool_calls]:
             if each.started and each.effect == "write":
                 await log.record(ToolEnded(each.call.id, words("unknown_outcome", run.spec.language), "unknown"))
             elif run.stop == "length":
@@ -103,21 +100,25 @@ class ChatEngine:
         if len(ready) == 1:
             await self._run_call(log, run, *ready[0])
         elif ready:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for each, prepared in ready:
-                        group.create_task(self._run_call(log, run, each, prepared))
-            except* StoreError as failed:
-                raise failed.exceptions[0] from None
+            # One that finds the log moved must not take the others with it: their effects are under way.
+            calls = [self._run_call(log, run, each, prepared) for each, prepared in ready]
+            for outcome in await asyncio.gather(*calls, return_exceptions=True):
+                if outcome is not None:
+                    raise outcome
 
     async def _run_call(self, log: Log, run: RunState, each: OpenCall, prepared: Prepared) -> None:
         id = each.call.id
+
+        def tell(text: str) -> None:
+            if each.ended is None:
+                log.publish(ToolProgress(id, clean(text)))
+
         context = ToolContext(
             thread=log.thread,
             run=run.seq,
             call=id,
             key=f"{log.thread}.{each.started}",
-            progress=lambda text: log.publish(ToolProgress(id, clean(text))),
+            progress=tell,
             complete=self.complete,
         )
         await log.record(_ended(each, await self.toolbox.run(prepared, context)))

@@ -6,6 +6,7 @@ place for tool execution, prompts or history; it renders nothing but its own wir
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncGenerator
 from typing import Any, Literal, Protocol
 
@@ -21,7 +22,7 @@ window; the endpoint refused the request; the endpoint failed; no byte for too l
 unreadable; our process stopped; a fault of our own."""
 
 
-class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+class Failure(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Why a model call failed.
 
     Args:
@@ -37,7 +38,7 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     retry_in: float | None = None
 
 
-class CallPart(msgspec.Struct, frozen=True, omit_defaults=True):
+class CallPart(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A piece of a tool call; the pieces of one call share `index` and are joined in order.
 
     Args:
@@ -53,7 +54,7 @@ class CallPart(msgspec.Struct, frozen=True, omit_defaults=True):
     arguments: str = ""
 
 
-class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
+class Delta(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Everything that one read brought of a reply.
 
     Args:
@@ -142,13 +143,13 @@ class ModelRequest:
         self.settings = settings or Settings()
 
     def digest(self) -> str:
-        """Return the SHA-256 of the whole request, as 64 hexadecimal digits.
+        """Return the SHA-256 of the whole request, as 43 characters of URL-safe base64.
 
         It costs the new messages only. Replay compares it (`docs/architecture.md`, "Replay").
         """
         total = self.messages.rendering(_neutral).digest.copy()
         total.update(_tail_bytes(self))
-        return total.hexdigest()
+        return urlsafe_b64encode(total.digest())[:43].decode()
 
 
 _encoder = msgspec.json.Encoder(order="deterministic")

@@ -1,6 +1,7 @@
 """What an endpoint says went wrong, as a `Failure`: error bodies, statuses and `Retry-After`.
 
-It only reads; whether and when a request is made again is decided in `openai.py`.
+It only reads. Whether and when a request is made again is decided in `openai.py`, which also takes secrets out
+of messages before it cuts them to `MESSAGE_LIMIT`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ _STATUS_WORDS = (
     ("overloaded", 529),
     ("unavailable", 503),
     ("timeout", 504),
+    ("api_key", 401),
     ("authentication", 401),
     ("permission", 403),
     ("invalid", 400),
@@ -64,7 +66,7 @@ def refusal(status: int, body: bytes) -> Failure:
     message = problem.message.strip() or f"The endpoint answered with status {status} and gave no reason."
     kind = _kind(status, f"{problem.code} {message}")
     remedy = " Check the `api_key` of this model." if kind == "auth" else ""
-    return Failure(kind, bounded(message) + remedy, status)
+    return Failure(kind, message + remedy, status)
 
 
 def problem_inside(body: bytes) -> Failure | None:
@@ -76,8 +78,7 @@ def problem_inside(body: bytes) -> Failure | None:
     if problem is None:
         return None
     status = _status(problem.code.lower())
-    kind = _kind(status, f"{problem.code} {problem.message}") if status else "server"
-    return Failure(kind, bounded(problem.message), status)
+    return Failure(_kind(status, f"{problem.code} {problem.message}"), problem.message, status)
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
@@ -114,7 +115,7 @@ def _kind(status: int, words: str) -> FailureKind:
         return "rate_limit"
     if _OVERFLOW.search(words):
         return "overflow"
-    return "server" if status >= 500 or status in RETRIED else "request"
+    return "request" if 300 <= status < 500 and status not in RETRIED else "server"
 
 
 def _status(code: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -98,7 +98,7 @@ class OfflineModel:
 
     profile = ModelProfile(window=1_000_000, native_tools=True, images=False)
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[Delta]:
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[Delta]:
         """Stream one reply: tool calls for a question that fits a tool, else text; the last delta carries `stop`."""
         try:
             deltas = list(_deltas(request))

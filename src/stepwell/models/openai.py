@@ -31,11 +31,14 @@ class Timeouts(msgspec.Struct, frozen=True):
 
     Args:
         connect: Seconds until a connection stands, name lookup and TLS included.
-        stall: Seconds without a byte, before the first one and between two.
+        stall: Seconds without a byte, before the first one and between two; 0 for no limit.
+        finish: Seconds that what is left may take once it is known how a request ended: usage and the end of the
+            stream after the finish reason, the body of an error.
     """
 
     connect: float = 10.0
     stall: float = 120.0
+    finish: float = 5.0
 
 
 class Retries(msgspec.Struct, frozen=True):
@@ -59,12 +62,10 @@ class Retries(msgspec.Struct, frozen=True):
 
 _PROFILE, _TIMEOUTS, _RETRIES = ModelProfile(), Timeouts(), Retries()
 
-_AFTER_FINISH = 5.0
-"""Seconds to wait for usage and the end of the stream once the finish reason came."""
-
 _LINGER = 1.0
 """Seconds that a connection may take to end its response after `[DONE]`, so that it can be used again."""
 
+_SHORTEST_SECRET = 8
 _ERROR_BODY = 64 * 1024
 _MEMORY_BODY = 1 << 20
 _TOOLS_KEPT = 64
@@ -101,10 +102,11 @@ class OpenAIModel:
         self._url = _completions_url(base_url)
         self._model, self._timeouts, self._retries = model, timeouts, retries
         self._headers = _headers(api_key, headers or {})
-        self._secrets = [secret for secret in (api_key, *(headers or {}).values()) if len(secret) > 2]
+        self._secrets = _secrets(api_key, headers or {})
         self._encode = MessageEncoder(profile)
         self._tools: dict[bytes, bytes] = {}
         self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
+        self._ending: set[aiohttp.ClientResponse] = set()
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Delta]:
         """Stream one reply; each retry is announced by a delta with a failure and no `stop`.
@@ -121,7 +123,8 @@ class OpenAIModel:
                     yield delta
                     delta = await exchange.next()
             finally:
-                exchange.close()
+                if (ending := exchange.close()) is not None:
+                    self._leave(ending)
             if delta.failure is None:
                 yield delta
                 return
@@ -133,6 +136,8 @@ class OpenAIModel:
 
     async def close(self) -> None:
         """Close the connections of this event loop, and forget those of loops that are over."""
+        for response in list(self._ending):
+            self._end(response)
         here = asyncio.get_running_loop()
         for loop in [loop for loop in self._sessions if loop is here or loop.is_closed()]:
             await self._sessions.pop(loop).close()
@@ -187,6 +192,21 @@ class OpenAIModel:
             found = self._tools[tools.encoded] = tools_json(tools)
         return found
 
+    def _leave(self, response: aiohttp.ClientResponse) -> None:
+        """Give a response that was read to its end a moment for its last bytes: its connection can then go on."""
+        timer = asyncio.get_running_loop().call_later(_LINGER, self._end, response)
+        self._ending.add(response)
+
+        def over() -> None:
+            timer.cancel()
+            self._ending.discard(response)
+
+        response.content.on_eof(over)
+
+    def _end(self, response: aiohttp.ClientResponse) -> None:
+        self._ending.discard(response)
+        response.close()
+
     def _judge(self, delta: Delta, exchange: _Exchange, attempt: int) -> tuple[Delta, float | None]:
         """Return the failed delta as it is handed out, and the seconds until the next attempt, if there is one."""
         failure = delta.failure
@@ -221,7 +241,7 @@ class _Exchange:
         reader: Makes deltas of the response.
     """
 
-    __slots__ = ("_loop", "_response", "_since", "_timeouts", "_url", "_watchdog", "reader", "retry_after")
+    __slots__ = ("_is_page", "_loop", "_response", "_since", "_timeouts", "_url", "_watchdog", "reader", "retry_after")
 
     def __init__(self, url: URL, timeouts: Timeouts, reader: ReplyReader) -> None:
         self._url, self._timeouts, self.reader = url, timeouts, reader
@@ -229,6 +249,7 @@ class _Exchange:
         self._response: aiohttp.ClientResponse | None = None
         self._watchdog: asyncio.TimerHandle | None = None
         self._since: float | None = None
+        self._is_page = False
         self.retry_after: float | None = None
 
     async def open(self, session: aiohttp.ClientSession, body: bytes) -> None:
@@ -238,9 +259,8 @@ class _Exchange:
             response = self._response = await session.post(self._url, data=data, allow_redirects=False)
             if response.status >= 300:
                 self.retry_after = retry_after(response.headers, time.time())
-                self.reader.fail(await _refusal(response))
-            elif "text/html" in response.headers.get("Content-Type", ""):
-                self.reader.fail(_web_page(self._url))
+                self.reader.fail(await _refusal(response, self._timeouts))
+            self._is_page = "text/html" in response.headers.get("Content-Type", "")
         except Exception as error:  # whatever a client library raises is a failure of the reply: the port never raises
             self.reader.fail(_failure_of(error, self._url, self._timeouts))
 
@@ -250,12 +270,12 @@ class _Exchange:
         try:
             while not reader.done and response is not None:
                 self._since = self._loop.time()
-                data = await (response.content.readany() if not reader.finish else _read_rest(response))
+                data = await (self._read_rest(response) if reader.finish else response.content.readany())
                 self._since = None
                 if data:
                     reader.feed(data)
                 else:
-                    reader.end()
+                    self._end()
                 if reader.done:
                     break
                 if self._watchdog is None:
@@ -266,24 +286,36 @@ class _Exchange:
             reader.fail(_failure_of(error, self._url, self._timeouts))
         return reader.last()
 
-    def close(self) -> None:
-        """Close the socket, unless the response is over or about to be: then it can serve another request."""
+    def _end(self) -> None:
+        if self._is_page and not self.reader.started:
+            self.reader.fail(_web_page(self._url))
+        self.reader.end()
+
+    async def _read_rest(self, response: aiohttp.ClientResponse) -> bytes:
+        """Read what follows the finish reason, but do not wait for it as long as for a reply."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timeouts.finish):
+                return await response.content.readany()
+        return b""
+
+    def close(self) -> aiohttp.ClientResponse | None:
+        """Close the socket, unless only the last bytes of a whole reply are missing: then return the response."""
         response = self._response
         if self._watchdog is not None:
             self._watchdog.cancel()
         if response is None or response.closed:
-            return
+            return None
         if self.reader.done and self.reader.finish:
-            timer = self._loop.call_later(_LINGER, response.close)
-            response.content.on_eof(timer.cancel)
-        else:
-            response.close()
+            return response
+        response.close()
+        return None
 
     def _watch(self, response: aiohttp.ClientResponse) -> None:
         """Take the stall time-out over from aiohttp, which makes a timer for every read."""
         protocol = response.connection.protocol if response.connection else None
         if protocol is not None and self._timeouts.stall:
             protocol.read_timeout = None
+            protocol.start_timeout()
             self._watchdog = self._loop.call_later(self._timeouts.stall, self._check, response)
 
     def _check(self, response: aiohttp.ClientResponse) -> None:
@@ -302,7 +334,9 @@ def _completions_url(base_url: str) -> URL:
     except ValueError:
         url = URL()
     if url.scheme not in ("http", "https") or not url.host:
-        raise ConfigError(f"base_url {base_url!r} is no http address; write it like https://api.openai.com/v1")
+        # An address with a password or a query in it is not repeated.
+        shown = "" if set("@?") & set(base_url) else f" {base_url!r}"
+        raise ConfigError(f"base_url{shown} is no http address; write it like https://api.openai.com/v1")
     path = url.path.rstrip("/")
     return url if path.endswith("/chat/completions") else url.with_path(f"{path}/chat/completions", keep_query=True)
 
@@ -320,6 +354,12 @@ def _headers(api_key: str, others: Mapping[str, str]) -> dict[str, str]:
     return headers | {name.lower(): value for name, value in others.items()}
 
 
+def _secrets(api_key: str, headers: Mapping[str, str]) -> list[str]:
+    """Return what no message may show: the key, and all in the headers that is long enough to be one."""
+    words = {word for value in headers.values() for word in value.split() if len(word) >= _SHORTEST_SECRET}
+    return sorted(words | {api_key} - {""}, key=len, reverse=True)
+
+
 def _may_pass(failure: Failure) -> bool:
     """Tell whether the same request may work a little later."""
     match failure.kind:
@@ -331,23 +371,16 @@ def _may_pass(failure: Failure) -> bool:
             return False
 
 
-async def _read_rest(response: aiohttp.ClientResponse) -> bytes:
-    """Read what follows a finish reason; nothing that has to be waited for long."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_AFTER_FINISH):
-            return await response.content.readany()
-    return b""
-
-
-async def _refusal(response: aiohttp.ClientResponse) -> Failure:
+async def _refusal(response: aiohttp.ClientResponse, timeouts: Timeouts) -> Failure:
     if response.status < 400:
         to = response.headers.get("Location", "nowhere")
         return Failure("request", f"The endpoint redirects to {to}: set `base_url` to it.", response.status)
     body = b""
     # The status says enough where the rest of the body does not come.
-    with suppress(aiohttp.ClientError):
-        while len(body) < _ERROR_BODY and (data := await response.content.readany()):
-            body += data
+    with suppress(aiohttp.ClientError, TimeoutError):
+        async with asyncio.timeout(timeouts.finish):
+            while len(body) < _ERROR_BODY and (data := await response.content.readany()):
+                body += data
     return refusal(response.status, body)
 
 

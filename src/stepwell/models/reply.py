@@ -9,7 +9,7 @@ from __future__ import annotations
 from stepwell.messages import StopReason, Usage
 from stepwell.models.base import CallPart, Delta, Failure
 from stepwell.models.chunk import KNOWN_FIELDS, Choice, Chunk, Function, Part, Piece, loosely, strictly
-from stepwell.models.failures import bounded, problem_inside
+from stepwell.models.failures import problem_inside
 from stepwell.models.sse import LIMIT, EventTooLong, SSEReader
 from stepwell.models.wire import clean, is_object
 
@@ -26,6 +26,12 @@ _FAILED = ("error", "network_error")
 """Finish reasons by which OpenRouter, Mistral and Zhipu say that the reply failed on their side."""
 
 _NO_REASON = ("", "null")
+
+_SHOWN = 4096
+"""The most bytes of unreadable data that a message repeats; `openai.py` cuts further."""
+
+_BLANK = b"\xef\xbb\xbf \t\r\n"
+"""The bytes of a byte order mark and of white space: what may stand before a body."""
 
 _NOTHING = Chunk(choices=[])
 
@@ -162,7 +168,7 @@ class ReplyReader:
         if self.done:
             return
         if self._whole is not None:
-            self._read([b"".join(self._whole)])
+            self._read([b"".join(self._whole).lstrip(_BLANK)])
         elif rest := self._sse.close():
             self._read(rest)
             if self.failure is not None and self.failure.kind == "broken":
@@ -217,7 +223,7 @@ class ReplyReader:
 
     def _sniff(self, data: bytes) -> None:
         # Servers mislabel bodies both ways, and no line of a stream starts with a bracket.
-        if head := data.lstrip(b"\xef\xbb\xbf \t\r\n"):
+        if head := data.lstrip(_BLANK):
             self._sniffed = True
             if head[:1] in (b"{", b"["):
                 self._whole = []
@@ -275,6 +281,6 @@ class ReplyReader:
             try:
                 return loosely(event, self._thinking_field)
             except (ValueError, RecursionError):
-                shown = bounded(event[:200].decode("utf-8", "replace"))
-                self.fail(Failure("broken", f"The endpoint sent data that is no JSON object: {shown!r}"))
+                shown = event[:_SHOWN].decode("utf-8", "replace")
+                self.fail(Failure("broken", f"The endpoint sent data that is no JSON object: {shown}"))
         return _NOTHING

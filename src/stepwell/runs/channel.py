@@ -25,7 +25,7 @@ class Cursor(msgspec.Struct, frozen=True, order=True):
 
     Args:
         seq: Number of the newest stored event that the client has seen; 0 for none.
-        offset: Unicode code points of transient text seen since that event.
+        offset: Unicode code points of transient text seen since that event; the names of calls are text too.
     """
 
     seq: int = 0
@@ -97,6 +97,10 @@ def _target(event: Transient) -> tuple[type, int | str, int]:
             return ToolProgress, event.call, 0
 
 
+def _names(event: Transient) -> bool:
+    return isinstance(event, CallDelta) and bool(event.name)
+
+
 def join(items: list[Item]) -> list[Item]:
     """Join neighbouring pieces of one text; lossless."""
     out: list[Item] = []
@@ -108,7 +112,7 @@ def join(items: list[Item]) -> list[Item]:
             target = _target(first.event)
             while end < len(items):
                 piece = items[end]
-                if not isinstance(piece, Piece) or _target(piece.event) != target:
+                if not isinstance(piece, Piece) or _target(piece.event) != target or _names(piece.event):
                     break
                 end += 1
         out.append(first if end == start + 1 else _joined(items[start:end]))
@@ -121,14 +125,22 @@ def _joined(pieces: list[Item]) -> Piece:
     first, last = pieces[0], pieces[-1]
     assert isinstance(first, Piece)
     assert isinstance(last, Piece)
-    text = "".join(event.text for event in events if not isinstance(event, Recorded))
+    text = "".join(event.text for event in events)
     return Piece(last.seq, last.offset, last.run, msgspec.structs.replace(first.event, text=text))
+
+
+def _width(event: Transient) -> int:
+    return len(event.text) + len(event.name) if isinstance(event, CallDelta) else len(event.text)
 
 
 def _rest(piece: Piece, offset: int) -> Piece:
     """Return what of a piece lies beyond an offset inside it."""
-    text = piece.event.text[len(piece.event.text) - (piece.offset - offset) :]
-    return Piece(piece.seq, piece.offset, piece.run, msgspec.structs.replace(piece.event, text=text))
+    event, seen = piece.event, _width(piece.event) - (piece.offset - offset)
+    if isinstance(event, CallDelta):
+        name, seen = event.name[seen:], max(0, seen - len(event.name))
+        event = msgspec.structs.replace(event, name=name)
+    event = msgspec.structs.replace(event, text=event.text[seen:])
+    return Piece(piece.seq, piece.offset, piece.run, event)
 
 
 class Channel:
@@ -159,8 +171,11 @@ class Channel:
         self._wake()
 
     def piece(self, run: int, event: Transient) -> None:
-        """Show a transient event."""
-        self.offset += len(event.text)
+        """Show a transient event; one without text has no address and is left out."""
+        width = _width(event)
+        if not width:
+            return
+        self.offset += width
         self._items.append(Piece(self.seq, self.offset, run, event))
         if self._waiters:
             self._wake()
@@ -195,7 +210,7 @@ class Channel:
         items = self._items[index:]
         if cursor.offset and items and isinstance(items[0], Piece) and items[0].seq == cursor.seq:
             first = items[0]
-            if first.offset - len(first.event.text) < cursor.offset:
+            if first.offset - _width(first.event) < cursor.offset:
                 items[0] = _rest(first, cursor.offset)
         return items, self._base + len(self._items)
 

@@ -15,6 +15,7 @@ from stepwell.engines.words import words
 from stepwell.errors import ConfigError, Conflict, StoreError
 from stepwell.events import RunSpec
 from stepwell.runs.log import ThreadLog, now_ms
+from stepwell.state import RunState, State
 
 Assemble = Callable[[RunSpec], Engine]
 """Builds the engine of a run; raises ConfigError for a name that the settings do not have."""
@@ -25,86 +26,106 @@ _log = logging.getLogger("stepwell.runs")
 async def drive(log: ThreadLog, assemble: Assemble) -> None:
     """Carry the open run of a log on to its end.
 
-    Returns early, leaving the run open, when another process took it over.
+    Returns early when another process took the run over, ended it, or started one of its own first.
 
     Raises:
         CancelledError: The process stops; the run stays open and is resumed later.
+        NotFound: The thread is gone.
         StoreError: The store failed; the run stays open.
     """
-    run = log.state.run
-    if run is None:
-        return
-    epoch = run.epoch
-    deadline = _Deadline(run.spec.limits.seconds, run.started)
-    try:
-        while log.state.run is not None and log.state.run.epoch == epoch:
-            try:
-                await _advance(log, assemble, deadline)
-            except Conflict:
-                await log.rebase()
-    finally:
-        deadline.disarm()
-
-
-async def _advance(log: ThreadLog, assemble: Assemble, deadline: _Deadline) -> None:
-    run = log.state.run
-    assert run is not None
-    language = run.spec.language
-    try:
-        if run.cancel is not None:
-            await close(log, "cancelled", "cancelled", words("cancelled", language))
+    async with log.turn:
+        run = log.state.run
+        if run is None:
             return
-        engine = assemble(run.spec)
-        while await engine.step(log):
-            pass
-    except asyncio.CancelledError:
-        await _interrupted(log, deadline, language)
-    except StoreError:
-        raise
-    except ConfigError as error:
-        await close(log, "failed", "config", str(error))
-    except Exception as error:  # the boundary of a run: a fault of our own ends it with a reason, never silently
-        _log.exception("run %s.%s failed", log.thread, run.seq)
-        await close(log, "failed", "internal", words("internal", language, detail=type(error).__name__))
+        driver = _Driver(run)
+        log.interrupt = driver.interrupt
+        try:
+            await _carry_out(log, assemble, driver)
+        finally:
+            log.interrupt = None
+            driver.leave()
 
 
-async def _interrupted(log: ThreadLog, deadline: _Deadline, language: str) -> None:
-    """End a run that was asked to stop or ran out of time; let every other cancellation through."""
-    run, task = log.state.run, asyncio.current_task()
-    if run is None:
-        return
-    if run.cancel is None and not deadline.passed:
-        raise asyncio.CancelledError
-    if task is not None:
-        task.uncancel()
-    if run.cancel is not None:
-        await close(log, "cancelled", "cancelled", words("cancelled", language))
-    else:
-        await close(log, "limit", "seconds", words("seconds", language, limit=deadline.seconds))
+async def _carry_out(log: ThreadLog, assemble: Assemble, driver: _Driver) -> None:
+    while True:
+        try:
+            if log.error is not None:
+                await log.rebase()
+            await _advance(log, assemble, driver)
+            return await log.committed()
+        except Conflict:
+            continue
+        except asyncio.CancelledError:
+            if not driver.settle():
+                raise
 
 
-class _Deadline:
-    """Interrupts the current task when a run's seconds are over.
+async def _advance(log: ThreadLog, assemble: Assemble, driver: _Driver) -> None:
+    engine: Engine | None = None
+    while (run := driver.own(log.state)) is not None:
+        language = run.spec.language
+        try:
+            if run.cancel is not None:
+                await close(log, "cancelled", "cancelled", words("cancelled", language))
+            elif driver.late:
+                limit = run.spec.limits.seconds
+                await close(log, "limit", "seconds", words("seconds", language, limit=limit))
+            else:
+                engine = engine or assemble(run.spec)
+                await engine.step(log)
+        except StoreError:
+            raise
+        except ConfigError as error:
+            await close(log, "failed", "config", str(error))
+        except Exception as error:  # the boundary of a run: a fault of our own ends it with a reason, never silently
+            _log.exception("run %s.%s failed", log.thread, run.seq)
+            await close(log, "failed", "internal", words("internal", language, detail=type(error).__name__))
+
+
+class _Driver:
+    """The current task as the driver of a run: who may interrupt it, and for how long it may drive.
 
     Args:
-        seconds: What the run may take, or None.
-        started: When it started, in milliseconds since 1970.
+        run: The run.
     """
 
-    def __init__(self, seconds: float | None, started: int) -> None:
-        self.seconds, self.passed = seconds or 0.0, False
+    def __init__(self, run: RunState) -> None:
+        self.late = False
+        self._seq, self._epoch = run.seq, run.epoch
+        task = asyncio.current_task()
+        assert task is not None
+        self._task, self._before, self._interruptions = task, task.cancelling(), 0
         self._timer: asyncio.TimerHandle | None = None
-        self._task = asyncio.current_task()
+        seconds = run.spec.limits.seconds
         if seconds is not None:
-            left = max(0.0, seconds - (now_ms() - started) / 1000)
-            self._timer = asyncio.get_running_loop().call_later(left, self._pass)
+            left = max(0.0, seconds - (now_ms() - run.started) / 1000)
+            self._timer = asyncio.get_running_loop().call_later(left, self._time_out)
 
-    def _pass(self) -> None:
-        self.passed = True
-        if self._task is not None:
+    def own(self, state: State) -> RunState | None:
+        """Return the run as long as it is open and no other process has taken it over."""
+        run = state.run
+        mine = run is not None and run.seq == self._seq and run.epoch == self._epoch and not state.foreign
+        return run if mine else None
+
+    def interrupt(self) -> None:
+        """Make the driver look at the log again, whatever it waits for."""
+        if asyncio.current_task() is not self._task:
+            self._interruptions += 1
             self._task.cancel()
 
-    def disarm(self) -> None:
-        """Let the task run on."""
+    def settle(self) -> bool:
+        """Take interruptions back; return whether there were any and nobody else cancelled the task."""
+        interruptions, self._interruptions = self._interruptions, 0
+        for _ in range(interruptions):
+            self._task.uncancel()
+        return interruptions > 0 and self._task.cancelling() <= self._before
+
+    def leave(self) -> None:
+        """Let the task run on as it was before."""
         if self._timer is not None:
             self._timer.cancel()
+        self.settle()
+
+    def _time_out(self) -> None:
+        self.late = True
+        self.interrupt()

@@ -1,4 +1,4 @@
-"""The in-process executor: one task a run, and the timer of its time limit.
+"""The in-process executor: one task a run.
 
 It knows nothing of logs; a run is a coroutine function to it. A later executor may hand runs to other
 processes instead.
@@ -10,24 +10,19 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+AGAIN = 1.0
+"""Seconds until a task that caught its cancellation and went on is cancelled again."""
+
 
 class Executor(Protocol):
     """Carries runs out somewhere."""
 
     def submit(self, thread: str, drive: Callable[[], Awaitable[None]]) -> None:
-        """Carry out the open run of a thread; at most one at a time for each thread."""
-        ...
-
-    def cancel(self, thread: str) -> bool:
-        """Interrupt the run of a thread; return whether it is carried out here."""
+        """Carry out the open run of a thread."""
         ...
 
     def carries(self, thread: str) -> bool:
-        """Tell whether the run of a thread is carried out here."""
-        ...
-
-    async def wait(self, thread: str) -> None:
-        """Wait until nothing of the thread is carried out here."""
+        """Tell whether something of a thread is carried out here."""
         ...
 
     async def stop(self, grace: float) -> None:
@@ -39,39 +34,24 @@ class InProcessExecutor:
     """Carries runs out as tasks of the current loop."""
 
     def __init__(self) -> None:
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[asyncio.Future[None], str] = {}
 
     def submit(self, thread: str, drive: Callable[[], Awaitable[None]]) -> None:
         """Start a task for the run."""
-        self._tasks[thread] = asyncio.ensure_future(self._carry_out(thread, drive))
-
-    async def _carry_out(self, thread: str, drive: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await drive()
-        finally:
-            if self._tasks.get(thread) is asyncio.current_task():
-                del self._tasks[thread]
-
-    def cancel(self, thread: str) -> bool:
-        """Interrupt the run's task."""
-        task = self._tasks.get(thread)
-        return task is not None and task.cancel()
+        task = asyncio.ensure_future(drive())
+        self._tasks[task] = thread
+        task.add_done_callback(self._tasks.pop)
 
     def carries(self, thread: str) -> bool:
         """Tell whether the thread has a task."""
-        return thread in self._tasks
-
-    async def wait(self, thread: str) -> None:
-        """Wait for the run's task."""
-        task = self._tasks.get(thread)
-        if task is not None:
-            await asyncio.wait([task])
+        return thread in self._tasks.values()
 
     async def stop(self, grace: float) -> None:
-        """Wait, then interrupt what is left."""
-        tasks = list(self._tasks.values())
+        """Wait, then interrupt what is left until nothing is."""
+        tasks = set(self._tasks)
         if tasks:
-            _, late = await asyncio.wait(tasks, timeout=grace)
-            for task in late:
+            _, tasks = await asyncio.wait(tasks, timeout=grace)
+        while tasks:
+            for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
+            _, tasks = await asyncio.wait(tasks, timeout=AGAIN)

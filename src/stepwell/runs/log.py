@@ -10,20 +10,25 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from stepwell.errors import Conflict, StoreError
+from stepwell.errors import Conflict, NotFound, StoreError
 from stepwell.events import (
     CallDelta,
     CancelRequested,
     MessageAdded,
     MessageEnded,
     MessageStarted,
+    ModelFailed,
     Recorded,
     RunStarted,
+    StepEnded,
+    StepStarted,
     Stored,
     TextDelta,
     ThinkingDelta,
     TitleChanged,
     ToolEnded,
+    ToolProgress,
+    ToolStarted,
     Transient,
     Unknown,
 )
@@ -50,18 +55,28 @@ class ThreadLog:
         state: The fold of what is stored.
         owner: Whose thread it is.
         clock: Gives the time in milliseconds since 1970.
+
+    Attributes:
+        carried: Number of the newest run that is to be carried out here.
+        turn: Held by whoever drives a run of the thread.
+        interrupt: Makes the one who drives look at the log again; None while nobody does.
     """
 
     def __init__(self, store: Store, thread: str, state: State, owner: str, clock: Callable[[], int] = now_ms) -> None:
         self.thread, self.state, self.owner = thread, state, owner
         self.channel = Channel(state.seq)
         self.error: StoreError | None = None
+        self.carried = 0
+        self.turn = asyncio.Lock()
+        self.interrupt: Callable[[], None] | None = None
+        self._rebasing = asyncio.Lock()
         self._store, self._clock = store, clock
         self._unsaved: list[Recorded] = []
         self._saving: list[Recorded] | None = None
         self._scheduled = False
         self._saved = state.seq
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._early: list[tuple[int, ToolProgress]] = []
         self._new: ThreadInfo | None = None
         self._key: KeyUse | None = None
 
@@ -75,8 +90,9 @@ class ThreadLog:
 
     @property
     def busy(self) -> bool:
-        """Whether a run is open or events wait for their commit."""
-        return self.state.run is not None or self._saving is not None or bool(self._unsaved)
+        """Whether a run is carried out here or events wait for their commit."""
+        run = self.state.run
+        return (run is not None and run.seq == self.carried) or self._saving is not None or bool(self._unsaved)
 
     def append(self, *events: Stored) -> int:
         """Number and apply events, store them soon; return the number of the first.
@@ -87,7 +103,8 @@ class ThreadLog:
         state, now, first = self.state, self._clock(), self.state.seq + 1
         if self.error is not None:
             # What has happened is kept for `rebase` even though this appender has lost its place.
-            self._unsaved += [Recorded(0, now, 0, event) for event in events if isinstance(event, FACTS)]
+            run = state.run.seq if state.run else 0
+            self._unsaved += [Recorded(0, now, run, event) for event in events if isinstance(event, FACTS)]
             raise self.error
         for event in events:
             seq = state.seq + 1
@@ -112,7 +129,11 @@ class ThreadLog:
     def publish(self, delta: Transient) -> None:
         """Show a transient event to whoever follows."""
         run = self.state.run
-        self.channel.piece(run.seq if run else 0, delta)
+        if isinstance(delta, ToolProgress) and self._saved < self.state.seq:
+            # Nobody waited for the commit of a pure call's intent, and the call must be shown before its progress.
+            self._early.append((self.state.seq, delta))
+        else:
+            self.channel.piece(run.seq if run else 0, delta)
 
     async def committed(self) -> None:
         """Wait until everything recorded so far is on the disk."""
@@ -144,19 +165,43 @@ class ThreadLog:
         """Read what another writer appended, fold it, and append the facts that were not stored after it.
 
         Raises:
+            NotFound: The thread is gone.
             StoreError: The thread cannot be read, or the store failed otherwise than by a conflict.
         """
-        if self.error is not None and not isinstance(self.error, Conflict):
-            raise self.error
-        kept = _kept([recorded.event for recorded in self._unsaved])
-        stored = await self._store.read(self.thread)
+        async with self._rebasing:
+            if self.error is None:
+                return  # another task did it meanwhile
+            if not isinstance(self.error, Conflict):
+                raise self.error
+            stored = await self._store.read(self.thread)
+            if not stored and await self._store.thread(self.thread) is None:
+                self.channel.close()
+                raise NotFound("There is no such thread.", "thread")
+            self._start_over(stored)
+
+    def _start_over(self, stored: list[Recorded]) -> None:
         news = [recorded for recorded in stored if recorded.seq > self._saved]
-        self.state, self._unsaved, self.error = State(stored), [], None
-        self._saved = self.state.seq
+        unsaved, old = self._unsaved, self.state.run
+        state = self.state = State(stored)
+        self._unsaved, self._early, self.error, self._saved = [], [], None, state.seq
         if news:
             self.channel.stored(news)
-        if kept and self.state.run is not None:
-            self.append(*kept)
+        run = state.run
+        if run is None or not run.message:
+            self.channel.release()
+        claimed = run is not None and old is not None and run.epoch != old.epoch
+        if claimed or (run is not None and news and run.seq >= news[0].seq):
+            self.carried = 0
+        kept = [] if state.foreign else [each for each in _facts(unsaved) if self._keep(each, claimed)]
+        same = run is not None and old is not None and run.seq == old.seq and not claimed and run.cancel is None
+        if self.interrupt is not None and not (same and len(kept) == len(unsaved)):
+            self.interrupt()
+
+    def _keep(self, recorded: Recorded, claimed: bool) -> bool:
+        if isinstance(recorded.event, Unknown) or not _fits(recorded, self.state, claimed):
+            return False
+        self.append(recorded.event)
+        return True
 
     def _schedule(self) -> None:
         if self._store.instant:
@@ -184,7 +229,7 @@ class ThreadLog:
         error = future.exception()
         if error is None:
             self._saved = batch[-1].seq
-            self.channel.stored(batch)
+            self._show(batch)
             self._wake()
             if self._unsaved:
                 self._save()
@@ -192,6 +237,20 @@ class ThreadLog:
         self.error = error if isinstance(error, StoreError) else StoreError(str(error))
         self._unsaved = batch + self._unsaved
         self._wake()
+        if not isinstance(error, Conflict):
+            self.channel.close()
+
+    def _show(self, batch: list[Recorded]) -> None:
+        """Show stored events, and progress that came before their commit in its place."""
+        while self._early and self._early[0][0] <= self._saved:
+            seq, delta = self._early.pop(0)
+            cut = seq - batch[0].seq + 1 if batch else 0
+            if cut > 0:
+                self.channel.stored(batch[:cut])
+                batch = batch[cut:]
+            self.channel.piece(self.state.run.seq if self.state.run else 0, delta)
+        if batch:
+            self.channel.stored(batch)
 
     def _wake(self) -> None:
         left: list[tuple[int, asyncio.Future[None]]] = []
@@ -207,10 +266,46 @@ class ThreadLog:
         self._waiters = left
 
 
-def _kept(events: list[Stored | Unknown]) -> list[Stored]:
-    """Return the events up to the last fact; a run that lost the race to start is dropped whole."""
-    stored = [event for event in events if not isinstance(event, Unknown)]
-    starts = [index for index, event in enumerate(stored) if isinstance(event, RunStarted)]
-    stored = stored[: starts[0]] if starts else stored
-    facts = [index for index, event in enumerate(stored) if isinstance(event, FACTS)]
-    return stored[: facts[-1] + 1] if facts else []
+def _facts(unsaved: list[Recorded]) -> list[Recorded]:
+    """Return the facts with the brackets that they end; a run that lost the race to start is dropped whole."""
+    starts = [index for index, each in enumerate(unsaved) if isinstance(each.event, RunStarted)]
+    if starts:
+        titles = [each for each in unsaved[starts[0] :] if isinstance(each.event, TitleChanged)]
+        unsaved = unsaved[: starts[0]] + titles
+    ended = {each.event.call for each in unsaved if isinstance(each.event, ToolEnded)}
+    replies = [index for index, each in enumerate(unsaved) if isinstance(each.event, MessageEnded)]
+    kept: list[Recorded] = []
+    for index, each in enumerate(unsaved):
+        match each.event:
+            case ToolStarted(call=call):
+                keep = call in ended
+            case StepStarted() | StepEnded() | MessageStarted() | ModelFailed():
+                keep = bool(replies) and index < replies[-1]
+            case event:
+                keep = isinstance(event, FACTS)
+        if keep:
+            kept.append(each)
+    return kept
+
+
+def _fits(recorded: Recorded, state: State, claimed: bool) -> bool:
+    """Tell whether a fact can still follow: what it is about is open, and is not another process's by now."""
+    event, run = recorded.event, state.run
+    if isinstance(event, TitleChanged):
+        return True
+    if run is None or run.seq != recorded.run:
+        return False
+    match event:
+        case CancelRequested():
+            return run.cancel is None
+        case ToolStarted() | ToolEnded():
+            call = run.calls.get(event.call)
+            return call is not None and not (call.started if isinstance(event, ToolStarted) else call.ended)
+        case StepStarted():
+            return not claimed and not run.step
+        case MessageStarted():
+            return not claimed and run.step > 0 and not run.message
+        case StepEnded():
+            return not claimed and run.step > 0 and not run.message and not run.unanswered()
+        case _:
+            return not claimed and run.message > 0

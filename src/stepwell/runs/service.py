@@ -10,8 +10,10 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, asynccontextmanager
-from typing import NamedTuple, TypeVar
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import NamedTuple
+
+import msgspec
 
 from stepwell.engines.base import close
 from stepwell.engines.words import words
@@ -24,12 +26,14 @@ from stepwell.events import (
     RunEnded,
     RunSpec,
     RunStarted,
+    Stored,
     TitleChanged,
 )
-from stepwell.messages import Message
+from stepwell.messages import Message, clean
 from stepwell.runs.channel import Cursor, Item, join, place_of
 from stepwell.runs.driver import Assemble, drive
 from stepwell.runs.executor import Executor, InProcessExecutor
+from stepwell.runs.locks import Lock, held
 from stepwell.runs.log import ThreadLog, now_ms
 from stepwell.state import State
 from stepwell.store.base import KeyUse, Store, ThreadInfo
@@ -42,7 +46,6 @@ GRACE = 5.0
 """Seconds that runs get to reach an end when the service stops."""
 
 _log = logging.getLogger("stepwell.runs")
-K = TypeVar("K")
 
 
 class RunRef(NamedTuple):
@@ -100,8 +103,9 @@ class RunService:
         self.store, self._assemble = store, assemble
         self._executor = executor or InProcessExecutor()
         self._logs: dict[str, ThreadLog] = {}
-        self._loading: dict[str, _Lock] = {}
-        self._keys: dict[tuple[str, str, str], _Lock] = {}
+        self._loading: dict[str, Lock] = {}
+        self._keys: dict[tuple[str, str, str], Lock] = {}
+        self._orphans: set[str] = set()
         self._stopping = False
 
     # threads
@@ -112,11 +116,11 @@ class RunService:
         Raises:
             KeyReused: The idempotency key came before with another body.
         """
-        async with _held(self._keys, (owner, once.route, once.key) if once else None):
+        async with held(self._keys, (owner, once.route, once.key) if once else None):
             used = await self._used(owner, once)
             if used is not None:
                 return await self.info(owner, used.thread)
-            info = ThreadInfo(secrets.token_hex(16), owner, title, now_ms())
+            info = ThreadInfo(secrets.token_hex(16), owner, clean(title), now_ms())
             use = KeyUse(owner, once.route, once.key, once.body, info.id) if once else None
             await asyncio.shield(self.store.append(info.id, (), expect=0, new=info, key=use))
             return info
@@ -139,27 +143,30 @@ class RunService:
     async def rename(self, owner: str, thread: str, title: str) -> ThreadInfo:
         """Give a thread another title."""
         async with self._using(owner, thread) as log:
-            log.append(TitleChanged(title))
-            await log.committed()
+            _check_known(log)
+            await self._tell(log, TitleChanged(clean(title)))
         return await self.info(owner, thread)
 
     async def delete(self, owner: str, thread: str) -> None:
         """Remove a thread; an open run is cancelled first."""
-        info = await self.info(owner, thread)
-        if info.run:
-            await self.cancel(owner, thread, info.run)
-            await self._executor.wait(thread)
-        await self.store.delete(thread)
-        log = self._logs.pop(thread, None)
-        if log is not None:
-            log.channel.close()
+        async with self._using(owner, thread) as log:
+            if log.state.run is not None:
+                await self.cancel(owner, thread, log.state.run.seq)
+            async with log.turn:  # whoever drove the run has left
+                await self._remove(thread)
 
     async def purge(self) -> int:
         """Remove threads whose time is over; return how many."""
         expired = await self.store.expired(now_ms())
         for thread in expired:
-            await self.store.delete(thread)
+            await self._remove(thread)
         return len(expired)
+
+    async def _remove(self, thread: str) -> None:
+        await self.store.delete(thread)
+        log = self._logs.pop(thread, None)
+        if log is not None:
+            log.channel.close()
 
     # runs
 
@@ -188,19 +195,20 @@ class RunService:
             Busy: The thread has an open run.
             KeyReused: The idempotency key came before with another body.
         """
-        async with _held(self._keys, (owner, once.route, once.key) if once else None):
+        async with held(self._keys, (owner, once.route, once.key) if once else None):
             used = await self._used(owner, once)
-            if used is not None:
-                return RunRef(used.thread, used.run, True)
-            log = await self.begin(owner, message, spec, thread=thread, new=new, once=once)
-            run = log.state.run
-            assert run is not None
-            self._submit(log)
-            try:
-                await log.committed()
-            except Conflict as error:
-                raise Busy("Another process started a run in this thread first.", "thread") from error
-            return RunRef(log.thread, run.seq)
+            while used is None:
+                log = await self.begin(owner, message, spec, thread=thread, new=new, once=once)
+                self._submit(log)
+                run = log.carried
+                try:
+                    await log.committed()
+                except Conflict:
+                    # Another process came first: with this key, with a run of its own, or with something small.
+                    used = await self._used(owner, once)
+                else:
+                    return RunRef(log.thread, run)
+            return RunRef(used.thread, used.run, True)
 
     async def begin(
         self,
@@ -213,24 +221,20 @@ class RunService:
         once: Once | None = None,
     ) -> ThreadLog:
         """Record a message and the start of a run without driving it; see `start`."""
-        if thread:
-            log = await self._open(owner, thread)
-        else:
-            log = self._make(owner, message, new or NewThread())
+        log = await self._current(owner, thread) if thread else self._make(owner, message, new or NewThread())
         if log.state.run is not None:
             raise Busy("The thread has an open run; wait for its end or cancel it.", "thread")
-        history = [MessageAdded(each, "history") for each in (new.history if new else ())]
-        seq = log.state.seq + len(history) + 1
+        history = [MessageAdded(_cleaned(each), "history") for each in (new.history if new else ())]
+        log.carried = log.state.seq + len(history) + 1
         if once is not None:
-            log.use_key(KeyUse(owner, once.route, once.key, once.body, log.thread, seq))
-        log.append(*history, RunStarted(spec), MessageAdded(message))
+            log.use_key(KeyUse(owner, once.route, once.key, once.body, log.thread, log.carried))
+        log.append(*history, RunStarted(spec), MessageAdded(_cleaned(message)))
         return log
 
     async def stream(self, owner: str, message: Message, spec: RunSpec, *, thread: str = "") -> AsyncGenerator[Item]:
         """Start a run and yield everything of it as it happens, its `RunEnded` last; see `start`."""
         log = await self.begin(owner, message, spec, thread=thread)
-        assert log.state.run is not None
-        run = log.state.run.seq
+        run = log.carried
         self._submit(log)
         async with aclosing(self.follow(owner, log.thread, Cursor(run - 1))) as batches:
             async for items in batches:
@@ -243,15 +247,28 @@ class RunService:
         """Carry a run out in the caller's own task."""
         try:
             await drive(log, self._assemble)
+        except NotFound:
+            raise
+        except BaseException:
+            self._orphans.add(log.thread)
+            raise
+        else:
+            if log.state.run is not None and log.state.run.seq != log.carried:
+                # Another process carries a run out here now: what it does has to be read from the store.
+                log.channel.close()
         finally:
             self._let_go(log)
 
-    async def abandon(self, log: ThreadLog) -> None:
-        """End a run whose driver, the caller's own task, was cancelled."""
+    async def abandon(self, log: ThreadLog, number: int) -> None:
+        """End the run of this number, whose driver, the caller's own task, was cancelled."""
         run = log.state.run
-        if run is not None:
-            log.append(CancelRequested())
-            await close(log, "cancelled", "cancelled", words("cancelled", run.spec.language))
+        try:
+            if run is not None and run.seq == number:
+                log.append(CancelRequested())
+                await close(log, "cancelled", "cancelled", words("cancelled", run.spec.language))
+            self._orphans.discard(log.thread)
+        except StoreError as error:
+            _log.error("run %s.%s stays open: %s", log.thread, number, error)
         self._let_go(log)
 
     async def cancel(self, owner: str, thread: str, run: int, reason: str = "") -> None:
@@ -265,21 +282,28 @@ class RunService:
             if state is None or state.seq != run:
                 await self._check_run(thread, run)
                 return
+            _check_known(log)
             if state.cancel is None:
-                log.append(CancelRequested(reason))
-                if not self._executor.cancel(thread):
+                with suppress(Conflict):  # it is kept, and appended after what came first
+                    log.append(CancelRequested(clean(reason)))
+                if log.interrupt is not None:
+                    log.interrupt()
+                else:
                     self._submit(log)
-            await log.committed()
+            await self._committed(log)
 
     async def resume(self) -> int:
         """Take over every unfinished run of the store and go on with it; return how many."""
-        infos = await self.store.open_runs()
-        for info in infos:
+        taken = 0
+        for info in await self.store.open_runs():
             log = await self._open(info.owner, info.id)
-            if log.state.run is not None and not self._executor.carries(info.id):
-                log.append(RunClaimed(log.state.run.epoch + 1))
-                self._submit(log)
-        return len(infos)
+            if log.state.foreign:
+                _log.error("run of thread %s is not resumed: it has events of a newer version", info.id)
+                self._let_go(log)
+            elif log.state.run is not None and log.interrupt is None and not self._executor.carries(info.id):
+                self._claim(log)
+                taken += 1
+        return taken
 
     async def stop(self, grace: float = GRACE) -> None:
         """Interrupt what runs, leaving its logs open, and close the store."""
@@ -315,14 +339,17 @@ class RunService:
             place = cursor or Cursor()
             if place.seq > log.state.seq:
                 raise InputError(f"The thread ends with event {log.state.seq}; {place} is not there yet.", "after")
-            async for items in self._follow(log, place):
-                yield items
+            async with aclosing(self._follow(log, place)) as batches:
+                async for items in batches:
+                    yield items
 
     async def _follow(self, log: ThreadLog, cursor: Cursor) -> AsyncGenerator[list[Item]]:
         channel = log.channel
         while True:
             while cursor.seq < channel.first:
-                older = await self.store.read(log.thread, after=cursor.seq, limit=PAGE)
+                # Not beyond `first`: pieces hang from the events that the channel has.
+                limit = min(PAGE, channel.first - cursor.seq)
+                older = await self.store.read(log.thread, after=cursor.seq, limit=limit)
                 if not older:
                     break
                 cursor = Cursor(older[-1].seq)
@@ -364,15 +391,45 @@ class RunService:
 
     async def _open(self, owner: str, thread: str) -> ThreadLog:
         log = self._logs.get(thread)
-        if log is not None and log.owner == owner:
-            return log
-        async with _held(self._loading, thread):
-            info = await self.info(owner, thread)
-            log = self._logs.get(thread)  # somebody else may have read it meanwhile
-            if log is None:
-                log = ThreadLog(self.store, thread, State(await self.store.read(thread)), info.owner)
-                self._logs[thread] = log
-            return log
+        if log is None or log.owner != owner:
+            async with held(self._loading, thread):
+                info = await self.info(owner, thread)
+                log = self._logs.get(thread)  # somebody else may have read it meanwhile
+                if log is None:
+                    log = ThreadLog(self.store, thread, State(await self.store.read(thread)), info.owner)
+                    self._logs[thread] = log
+        if thread in self._orphans:
+            self._orphans.discard(thread)
+            if log.state.run is not None:
+                self._claim(log)
+        return log
+
+    async def _current(self, owner: str, thread: str) -> ThreadLog:
+        """Open a log to write to it, with everything that other processes appended."""
+        log = await self._open(owner, thread)
+        if log.error is not None:
+            await log.rebase()
+        _check_known(log)
+        return log
+
+    async def _tell(self, log: ThreadLog, event: Stored) -> None:
+        """Record what somebody asks for, and wait for its commit."""
+        with suppress(Conflict):  # it is kept, and appended after what came first
+            log.append(event)
+        await self._committed(log)
+
+    async def _committed(self, log: ThreadLog) -> None:
+        while True:
+            try:
+                return await log.committed()
+            except Conflict:
+                await log.rebase()
+
+    def _claim(self, log: ThreadLog) -> None:
+        """Go on with an open run that nobody carries out."""
+        assert log.state.run is not None
+        log.append(RunClaimed(log.state.run.epoch + 1))
+        self._submit(log)
 
     @asynccontextmanager
     async def _using(self, owner: str, thread: str) -> AsyncGenerator[ThreadLog]:
@@ -385,17 +442,25 @@ class RunService:
             self._let_go(log)
 
     def _let_go(self, log: ThreadLog) -> None:
-        """Forget a log that nobody uses: the store has all of it."""
-        if not log.busy and not log.channel.readers and self._logs.get(log.thread) is log:
+        """Forget a log that nobody uses, for the store has all of it, or that is of no use any more."""
+        unused = not log.busy and not log.channel.readers
+        if (unused or log.channel.closed) and log.interrupt is None and self._logs.get(log.thread) is log:
             del self._logs[log.thread]
 
     def _submit(self, log: ThreadLog) -> None:
+        """Have the open run carried out here; while another is about to leave the thread, after it."""
+        assert log.state.run is not None
+        log.carried = log.state.run.seq
+
         async def carry_out() -> None:
             try:
                 await self.drive(log)
+            except NotFound:
+                _log.info("thread %s was removed during a run", log.thread)
             except StoreError as error:
                 _log.error("run of thread %s stays open: %s", log.thread, error)
-                log.channel.close()
+            except Exception:  # the boundary of a task: nobody else would hear of it
+                _log.exception("run of thread %s stays open", log.thread)
 
         if not self._stopping:
             self._executor.submit(log.thread, carry_out)
@@ -406,24 +471,12 @@ class RunService:
             raise NotFound("There is no such run.", "run")
 
 
-@asynccontextmanager
-async def _held(locks: dict[K, _Lock], key: K | None) -> AsyncGenerator[None]:
-    """Hold the lock of a key, made when it is needed and dropped when nobody wants it."""
-    if key is None:
-        yield
-        return
-    lock = locks.setdefault(key, _Lock())
-    lock.users += 1
-    try:
-        async with lock:
-            yield
-    finally:
-        lock.users -= 1
-        if not lock.users:
-            del locks[key]
+def _check_known(log: ThreadLog) -> None:
+    if log.state.foreign:
+        number = log.state.foreign[0]
+        raise InputError(f"Event {number} of the thread was written by a newer version; use that one.", "thread")
 
 
-class _Lock(asyncio.Lock):
-    """A lock that knows how many want it."""
-
-    users = 0
+def _cleaned(message: Message) -> Message:
+    content = clean(message.content)
+    return message if content is message.content else msgspec.structs.replace(message, content=content)

@@ -7,19 +7,20 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
 
-import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from stepwell.config import Config
-from stepwell.errors import Busy, InputError, KeyReused, NotFound, StepwellError, StoreError
+from stepwell.errors import Busy, ConfigError, InputError, KeyReused, NotFound, StepwellError, StoreError
+from stepwell.messages import clean
 from stepwell.runs.catalog import Catalog
 from stepwell.runs.service import RunService
-from stepwell.server.auth import Gate, TooLarge
-from stepwell.server.chatchat import chatchat_router, old_errors
+from stepwell.server.asking import json_response
+from stepwell.server.auth import Gate
+from stepwell.server.chatchat import chatchat_router, old_errors, old_refusal
 from stepwell.server.native import native_router
 from stepwell.server.sse import HEARTBEAT
 
@@ -63,6 +64,14 @@ def create_app(config: Config, catalog: Catalog, service: RunService, local_key:
 
     _handle_errors(app)
     app.add_middleware(Gate, config=config, store=service.store, local_key=local_key)
+    if config.origins:  # what a browser asks for its page is answered before the page can send a key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.origins,
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id", "x-api-key"],
+            expose_headers=["x-stepwell-run", "x-stepwell-thread"],
+        )
     return app
 
 
@@ -90,28 +99,31 @@ _STATUS: tuple[tuple[type[StepwellError], int], ...] = (
     (KeyReused, 409),
     (InputError, 422),
     (StoreError, 503),
+    (ConfigError, 503),
 )
 
 
 def _handle_errors(app: FastAPI) -> None:
-    async def told(_: Request, error: Exception) -> Response:
+    async def told(request: Request, error: Exception) -> Response:
         status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
-        return _error(status, str(error), error.field if isinstance(error, InputError) else "")
+        field = error.field if isinstance(error, InputError) else ""
+        if _is_old(request) and status == 422:
+            return json_response(old_refusal(str(error), field), 422)
+        return _error(status, str(error), field)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        if request.url.path.startswith("/chat/"):
-            return Response(msgspec.json.encode(old_errors(error)), 422, media_type="application/json")
+        if _is_old(request):
+            return json_response(old_errors(error), 422)
         first = error.errors()[0]
-        place = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
-        return _error(422, first["msg"].removeprefix("Value error, "), ".".join(place))
+        if first["type"] == "json_invalid":
+            return _error(422, f"The body is no JSON of one meaning: {first['ctx']['error']}.", "body")
+        place = ".".join(str(part) for part in first["loc"][1:])
+        return _error(422, first["msg"].removeprefix("Value error, "), place or str(first["loc"][0]))
 
     async def refused(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         return _error(error.status_code, str(error.detail), "", dict(error.headers or {}))
-
-    async def too_large(_: Request, error: Exception) -> Response:
-        return _error(413, str(error), "")
 
     async def failed(_: Request, error: Exception) -> Response:
         return _error(500, f"Stepwell itself failed ({type(error).__name__}); its log has the details.", "")
@@ -119,10 +131,12 @@ def _handle_errors(app: FastAPI) -> None:
     app.add_exception_handler(StepwellError, told)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, refused)
-    app.add_exception_handler(TooLarge, too_large)
     app.add_exception_handler(Exception, failed)
 
 
+def _is_old(request: Request) -> bool:
+    return request.url.path.startswith("/chat/")
+
+
 def _error(status: int, message: str, field: str, headers: dict[str, str] | None = None) -> Response:
-    body: dict[str, Any] = {"error": {"message": message, "field": field}}
-    return Response(msgspec.json.encode(body), status, headers, "application/json")
+    return json_response({"error": {"message": clean(message), "field": clean(field)}}, status, headers)

@@ -1,18 +1,75 @@
-"""What the faces share about requests and answers: idempotency keys, wishes for a stream, headers."""
+"""What the faces share about requests and answers: strict JSON, idempotency keys, wishes for a stream, headers."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated
+import json
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, NoReturn
 
 import msgspec
-from fastapi import Header, Request, Response
+from fastapi import Header, HTTPException, Request, Response
+from fastapi.routing import APIRoute
 
+from stepwell.messages import clean
 from stepwell.runs.service import Once, RunRef
 
 Key = Annotated[
     str | None, Header(alias="Idempotency-Key", max_length=200, description="Makes a repeated request happen once.")
 ]
+
+
+class JsonRoute(APIRoute):
+    """A route whose body is JSON as RFC 8259 has it, without duplicate names: nothing in it has two meanings."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler, given a request that reads strictly."""
+        handle = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            request = _JsonRequest(request.scope, request.receive)
+            kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+            if kind != "application/json" and not kind.endswith("+json") and await request.body():
+                raise HTTPException(
+                    415, f"The body is {kind[:100]!r}; send JSON with `content-type: application/json`."
+                )
+            return await handle(request)
+
+        return strict
+
+
+class _JsonRequest(Request):
+    async def json(self) -> Any:
+        """Return the body; raises `JSONDecodeError`, of which the framework makes a validation error."""
+        body = await self.body()
+        try:
+            # Given bytes, `json` would let halves of surrogate pairs through.
+            return json.loads(body.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        except json.JSONDecodeError:
+            raise
+        except RecursionError:
+            _malformed("it is nested too deep")
+        except UnicodeDecodeError:
+            _malformed("it is not UTF-8")
+        except ValueError:
+            _malformed("a number in it has too many digits")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        _malformed(f"the field `{clean(twice[:80])}` is there twice")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    _malformed(f"{name} is no JSON number")
+
+
+def _malformed(message: str) -> NoReturn:
+    raise json.JSONDecodeError(message, "", 0)
 
 
 async def once_of(request: Request, key: str | None) -> Once | None:

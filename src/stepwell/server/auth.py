@@ -6,16 +6,18 @@ size of the body, before any route is chosen. What an owner may see is decided b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stepwell.config import Config, is_loopback
+from stepwell.errors import StoreError
 from stepwell.store.base import Store
 from stepwell.store.keys import find, same
 
@@ -24,6 +26,7 @@ OPEN = frozenset({"/health"})
 LOCAL = "local"
 """The owner of everything where `auth` is off."""
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_HOST = re.compile(r"(?:\[(?P<ip6>[0-9a-fA-F:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
 
 
 class Caller:
@@ -82,21 +85,28 @@ class Gate:
         except Refusal as refusal:
             await _refuse(refusal)(scope, receive, send)
             return
+        except StoreError as error:  # without the store nobody can be told from anybody else
+            await _refuse(Refusal(503, str(error)))(scope, receive, send)
+            return
         await self._app(scope, _Bounded(receive, self._config.max_body), send)
 
     def _check_host(self, headers: Headers) -> None:
-        host = headers.get("host", "")
-        name = (urlsplit(f"//{host}").hostname or "") if _is_host(host) else ""
-        if not (is_loopback(name) or name in (self._config.host, *self._config.hosts)):
-            raise Refusal(403, f"The host {host[:100]!r} is not served here; add it to `hosts` in the settings.")
+        sent = headers.getlist("host")
+        name = _host_name(sent[0]) if len(sent) == 1 else ""
+        if not name or not (is_loopback(name) or name in map(str.lower, (self._config.host, *self._config.hosts))):
+            shown = ", ".join(sent)[:100]
+            raise Refusal(403, f"The host {shown!r} is not served here; add it to `hosts` in the settings.")
 
     def _check_origin(self, method: str, headers: Headers) -> None:
-        origin = headers.get("origin")
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
         if origin is not None:
-            if origin not in self._config.origins and origin.partition("://")[2] != headers.get("host"):
+            own = origin in (f"http://{headers['host']}", f"https://{headers['host']}")
+            if not own and origin not in self._config.origins:
                 raise Refusal(403, f"The origin {origin[:100]!r} may not call; add it to `origins` in the settings.")
-        elif method not in _SAFE and headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            raise Refusal(403, "Requests from other sites are refused.")
+        elif site not in ("none", "same-origin"):
+            # A link from elsewhere may lead here; a page from elsewhere may not read or do anything.
+            if method not in _SAFE or headers.get("sec-fetch-mode") != "navigate":
+                raise Refusal(403, "Requests from other sites are refused.")
 
     def _check_length(self, headers: Headers) -> None:
         length = headers.get("content-length", "0")
@@ -131,8 +141,10 @@ async def _always() -> bool:
     return True
 
 
-def _is_host(host: str) -> bool:
-    return bool(host) and host.isascii() and not any(char in host for char in "@/\\?# ")
+def _host_name(host: str) -> str:
+    """Return the name of a `Host` header, without its port; empty where it is none."""
+    match = _HOST.fullmatch(host)
+    return (match["ip6"] or match["name"]).lower() if match else ""
 
 
 def _token(headers: Headers) -> str:
@@ -149,10 +161,6 @@ def _refuse(refusal: Refusal) -> Response:
     return Response(msgspec.json.encode(body), refusal.status, headers, "application/json")
 
 
-class TooLarge(Exception):
-    """A body without a length went over the limit."""
-
-
 class _Bounded:
     """Counts a body while it is read, whatever its headers say."""
 
@@ -164,7 +172,7 @@ class _Bounded:
         if message["type"] == "http.request":
             self._read += len(message.get("body", b""))
             if self._read > self._limit:
-                raise TooLarge(f"The body is over {self._limit} bytes (`max_body`).")
+                raise HTTPException(413, f"The body is over {self._limit} bytes (`max_body`).")
         return message
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from stepwell.messages import clean
 
 
-def _without_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("the text holds a NUL character; remove it")
+def _storable(text: str) -> str:
+    if clean(text) != text:
+        raise ValueError("the text holds a NUL character or half a surrogate pair; remove it")
     return text
 
 
@@ -20,14 +21,15 @@ def _address(url: str) -> str:
     return url
 
 
-Text = Annotated[str, AfterValidator(_without_nul)]
+Text = Annotated[str, AfterValidator(_storable)]
+Name = Annotated[Text, Field(max_length=200)]
 ImageAddress = Annotated[Text, AfterValidator(_address)]
 
 
 class Strict(BaseModel):
     """A body in which unknown fields are errors."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class ImageBody(Strict):
@@ -73,19 +75,13 @@ class MessageBody(Strict):
     """What the user says."""
     images: list[ImageBody] = Field(default_factory=list[ImageBody], max_length=100)
     """Shown with the text, in order."""
-    model: Text = Field(default="", max_length=200)
+    model: Name = ""
     """Name of a model in the settings; empty for the default."""
-    tools: list[Text] | None = Field(default=None, max_length=500)
-    """Names of the tools that the agent may use; empty for all of its own."""
+    tools: list[Name] | None = Field(default=None, max_length=500)
+    """Names of the tools that the agent may use; left out, all of its own."""
     system: Text | None = None
-    """The system message; empty for the agent's own."""
+    """The system message; left out, the agent's own."""
     temperature: float | None = Field(default=None, ge=0, le=2)
     max_tokens: int | None = Field(default=None, ge=1, le=10**9)
     """Longest reply in tokens."""
     limits: LimitsBody | None = None
-
-    @model_validator(mode="after")
-    def _says_something(self) -> MessageBody:
-        if not self.content and not self.images:
-            raise PydanticCustomError("empty_message", "the message is empty; write something or add an image")
-        return self

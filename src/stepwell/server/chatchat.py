@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from stepwell.config import Config
 from stepwell.errors import StoreError
 from stepwell.events import Limits
-from stepwell.messages import Message
+from stepwell.messages import Message, clean
 from stepwell.runs.catalog import Catalog, Wish
 from stepwell.runs.channel import Cursor
 from stepwell.runs.log import now_ms
 from stepwell.runs.service import NewThread, RunRef, RunService
 from stepwell.server import sse
-from stepwell.server.asking import Key, once_of, run_headers
+from stepwell.server.asking import JsonRoute, Key, once_of, run_headers
 from stepwell.server.auth import Caller, caller_of
 from stepwell.server.bodies import Text
 from stepwell.server.chatchat_events import Encoder, Event
@@ -33,39 +34,56 @@ DAY = 24 * 3600 * 1000
 """Milliseconds of a day."""
 
 
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _whole_number(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and math.isfinite(value) else value
+
+
+OldText = Annotated[Text, BeforeValidator(_as_text)]
+"""Text as pydantic 1 took it: numbers too."""
+
+
 class History(BaseModel):
     """One earlier message."""
 
-    model_config = ConfigDict(coerce_numbers_to_str=True)
-
-    role: Text
-    content: Text
+    role: OldText
+    content: OldText
 
 
 class AgentChatBody(BaseModel):
-    """The body of `POST /chat/agent_chat`; unknown keys are ignored, as they were."""
+    """The body of `POST /chat/agent_chat`; unknown keys are ignored and null is no value, as it was."""
 
-    model_config = ConfigDict(coerce_numbers_to_str=True, protected_namespaces=(), use_attribute_docstrings=True)
+    model_config = ConfigDict(allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True)
 
-    query: Text
+    query: OldText
     """What the user says."""
     history: list[History] = Field(default_factory=list[History])
     """Earlier messages, oldest first."""
     stream: bool = False
     """Many events, or one with everything."""
-    model_name: Text = ""
+    model_name: OldText = ""
     """A model of the settings, or any name: it is sent to the default endpoint."""
-    temperature: float | None = Field(default=None, ge=0, le=1)
+    temperature: float | None = Field(default=None, ge=0.0, le=1.0)
     """Sampling temperature; empty: the settings'."""
-    max_tokens: int | None = None
+    max_tokens: Annotated[int | None, BeforeValidator(_whole_number), Field(le=2**31)] = None
     """Longest reply in tokens; 0 and less mean no limit."""
-    prompt_name: Text = "default"
+    prompt_name: OldText = "default"
     """Name of the prompt template: `default` or `ChatGLM3`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: each for name, each in cast(dict[str, Any], value).items() if each is not None}
 
 
 def chatchat_router(config: Config, service: RunService, catalog: Catalog) -> APIRouter:
     """Return the route of old clients."""
-    router = APIRouter(prefix="/chat")
+    router = APIRouter(prefix="/chat", route_class=JsonRoute, strict_content_type=False)
 
     @router.post("/agent_chat", tags=["chatchat"])
     async def agent_chat(  # pyright: ignore[reportUnusedFunction]
@@ -90,7 +108,7 @@ def chatchat_router(config: Config, service: RunService, catalog: Catalog) -> AP
 
 def _wish(config: Config, body: AgentChatBody) -> Wish:
     settings = config.chatchat
-    name = body.model_name or settings.model
+    name = body.model_name or settings.model or config.model_names[0]
     return Wish(
         text=body.query,
         model=name,
@@ -111,7 +129,7 @@ async def _events(service: RunService, caller: Caller, ref: RunRef) -> AsyncGene
     encoder = Encoder()
     batches = service.follow(caller.owner, ref.thread, Cursor(ref.run - 1))
     try:
-        async for items in sse.watched(batches, caller, ref.run):
+        async for items in sse.watched(batches, caller, sse.Until(ref.run)):
             for item in items:
                 for event in encoder.encode(item.event):
                     yield event
@@ -157,23 +175,51 @@ def _ping() -> bytes:
 
 _OLD_WORDS = {
     "missing": ("field required", "value_error.missing"),
-    "greater_than_equal": ("ensure this value is greater than or equal to {ge:g}", "value_error.number.not_ge"),
-    "less_than_equal": ("ensure this value is less than or equal to {le:g}", "value_error.number.not_le"),
-    "string_type": ("str type expected", "type_error.str"),
-    "list_type": ("value is not a valid list", "type_error.list"),
-    "bool_parsing": ("value could not be parsed to a boolean", "type_error.bool"),
-    "int_parsing": ("value is not a valid integer", "type_error.integer"),
-    "float_parsing": ("value is not a valid float", "type_error.float"),
     "model_attributes_type": ("value is not a valid dict", "type_error.dict"),
+    "greater_than_equal": ("ensure this value is greater than or equal to {limit_value}", "value_error.number.not_ge"),
+    "less_than_equal": ("ensure this value is less than or equal to {limit_value}", "value_error.number.not_le"),
+    "value_error": ("{error}", "value_error"),
 }
+_OLD_KINDS = {
+    "string": ("str type expected", "type_error.str"),
+    "list": ("value is not a valid list", "type_error.list"),
+    "bool": ("value could not be parsed to a boolean", "type_error.bool"),
+    "int": ("value is not a valid integer", "type_error.integer"),
+    "float": ("value is not a valid float", "type_error.float"),
+    "finite": ("value is not a valid float", "type_error.float"),
+}
+_OLD_NAMES = {"prompt": "prompt_name", "model": "model_name"}
 
 
 def old_errors(error: RequestValidationError) -> dict[str, Any]:
     """Return a refusal in the wording of pydantic 1, which old clients read."""
-    detail: list[dict[str, Any]] = []
-    for each in error.errors():
-        message, kind = _OLD_WORDS.get(each["type"], (each["msg"], each["type"]))
-        bounds: dict[str, Any] = each.get("ctx") or {}
-        text = message.format(**bounds) if each["type"] in _OLD_WORDS else message
-        detail.append({"loc": list(each["loc"]), "msg": text, "type": kind})
-    return {"detail": detail}
+    return {"detail": [_old_error(each) for each in error.errors()]}
+
+
+def _old_error(error: dict[str, Any]) -> dict[str, Any]:
+    kind, loc = error["type"], [_clean(part) for part in error["loc"]]
+    given: dict[str, Any] = error.get("ctx") or {}
+    if loc == ["body"]:  # without an object no field is there
+        kind, loc = "missing", ["body", "query"]
+    limit = given.get("le", given.get("ge"))
+    if error.get("input", "") is None and kind != "missing":
+        message, old = "none is not an allowed value", "type_error.none.not_allowed"
+    elif kind in _OLD_WORDS:
+        message, old = _OLD_WORDS[kind]
+        message = message.format(limit_value=limit, error=given.get("error"))
+    else:
+        message, old = _OLD_KINDS.get(kind.partition("_")[0], (error["msg"], kind))
+    told = {"loc": loc, "msg": clean(message), "type": old}
+    if kind == "json_invalid":
+        return {**told, "ctx": {"error": given["error"]}}
+    return told if limit is None else {**told, "ctx": {"limit_value": limit}}
+
+
+def old_refusal(message: str, field: str) -> dict[str, Any]:
+    """Return a refusal of our own in the old form."""
+    loc = ["body", *([_OLD_NAMES.get(field, field)] if field else [])]
+    return {"detail": [{"loc": loc, "msg": clean(message), "type": "value_error"}]}
+
+
+def _clean(part: Any) -> Any:
+    return clean(part) if isinstance(part, str) else part

@@ -8,16 +8,17 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
 
-from stepwell.errors import InputError, StoreError
-from stepwell.events import Limits, Recorded
+from stepwell.errors import InputError, NotFound, StoreError
+from stepwell.events import Limits, Recorded, RunStarted
 from stepwell.messages import Image, Message
 from stepwell.runs.catalog import Catalog, Wish
 from stepwell.runs.channel import Cursor, parse_cursor
 from stepwell.runs.service import RunService
 from stepwell.server import sse
-from stepwell.server.asking import Key, json_response, once_of, run_headers, wants_stream
+from stepwell.server.asking import JsonRoute, Key, json_response, once_of, run_headers, wants_stream
 from stepwell.server.auth import Caller, caller_of
 from stepwell.server.bodies import CancelBody, LimitsBody, MessageBody, ThreadBody, TitleBody
+from stepwell.server.sse import Until
 from stepwell.store.base import ThreadInfo
 
 PAGE = 200
@@ -29,7 +30,7 @@ Number = Annotated[int, Path(ge=1, le=2**31, description="The run's number.")]
 
 def native_router(service: RunService, catalog: Catalog) -> APIRouter:
     """Return the routes under `/api`."""
-    router = APIRouter(prefix="/api")
+    router = APIRouter(prefix="/api", route_class=JsonRoute, strict_content_type=False)
     _thread_routes(router, service)
     _event_routes(router, service)
     _run_routes(router, service, catalog)
@@ -50,11 +51,16 @@ def _thread_routes(router: APIRouter, service: RunService) -> None:
     @router.get("/threads", tags=["threads"])
     async def list_threads(
         request: Request,
-        before: Annotated[str, Query(max_length=64, description="The last thread of the page before.")] = "",
+        before: Annotated[
+            str, Query(pattern="^([0-9a-f]{32})?$", description="The last thread of the page before.")
+        ] = "",
         limit: Annotated[int, Query(ge=1, le=PAGE)] = 50,
     ) -> Response:
         """List your threads, newest first."""
-        found = await service.threads(caller_of(request.scope).owner, before=before, limit=limit + 1)
+        owner = caller_of(request.scope).owner
+        if before:
+            await service.info(owner, before)
+        found = await service.threads(owner, before=before, limit=limit + 1)
         more = found[limit - 1].id if len(found) > limit else None
         return json_response({"threads": [_thread(info) for info in found[:limit]], "next": more})
 
@@ -87,30 +93,45 @@ def _event_routes(router: APIRouter, service: RunService) -> None:
     ) -> Response:
         """Read a thread's events: a page of JSON, or with `Accept: text/event-stream` a stream that goes on."""
         caller = caller_of(request.scope)
-        cursor = parse_cursor(last_event_id or after or "0")
+        field = "Last-Event-ID" if last_event_id else "after"
+        cursor = _cursor(last_event_id or after or "0", field)
         info = await service.info(caller.owner, thread)
-        if cursor.seq > info.seq and not info.run:
-            raise InputError(f"The thread ends with event {info.seq}; {cursor} is not there yet.", "after")
+        if cursor.seq > info.seq:
+            raise InputError(f"The thread ends with event {info.seq}; {cursor} is not there yet.", field)
+        over = run > 0 and run != info.run
+        if over:
+            await _check_run(service, caller.owner, thread, run)
         if wants_stream(request):
-            return sse.response(_stream(service, caller, thread, cursor, run))
+            until = Until(run, info.seq if over else 0)
+            return sse.response(_stream(service, caller, thread, cursor, until))
         events = await service.events(caller.owner, thread, after=cursor.seq, limit=limit)
         return _page(events, len(events) == limit)
 
 
 def _run_routes(router: APIRouter, service: RunService, catalog: Catalog) -> None:
+    @router.post("/messages", status_code=202, tags=["runs"])
+    async def begin_thread(request: Request, body: MessageBody, idempotency_key: Key = None) -> Response:
+        """Say something to the agent in a new thread; answers as `POST /api/threads/{thread}/messages` does."""
+        return await send(request, "", body, idempotency_key)
+
     @router.post("/threads/{thread}/messages", status_code=202, tags=["runs"])
     async def send_message(
         request: Request, thread: ThreadId, body: MessageBody, idempotency_key: Key = None
     ) -> Response:
         """Say something to the agent: 202 with the run, or with `Accept: text/event-stream` the run as a stream."""
+        await service.info(caller_of(request.scope).owner, thread)
+        return await send(request, thread, body, idempotency_key)
+
+    async def send(request: Request, thread: str, body: MessageBody, idempotency_key: str | None) -> Response:
+        if not body.content and not body.images:
+            raise InputError("The message is empty; write something or add an image.", "content")
         caller = caller_of(request.scope)
         once = await once_of(request, idempotency_key)
         images = tuple(Image(each.url, each.detail) for each in body.images)  # type: ignore[arg-type]
         spec = catalog.spec(_wish(body))
-        await service.info(caller.owner, thread)
         ref = await service.start(caller.owner, Message("user", body.content, images), spec, thread=thread, once=once)
         if wants_stream(request):
-            stream = _stream(service, caller, ref.thread, Cursor(ref.run - 1), ref.run)
+            stream = _stream(service, caller, ref.thread, Cursor(ref.run - 1), Until(ref.run))
             return sse.response(stream, run_headers(ref))
         answer = {"thread": ref.thread, "run": ref.run, "repeated": ref.repeated}
         return json_response(answer, 202, run_headers(ref))
@@ -137,9 +158,26 @@ def _catalog_routes(router: APIRouter, catalog: Catalog) -> None:
         return json_response({"tools": tools})
 
 
-async def _stream(service: RunService, caller: Caller, thread: str, cursor: Cursor, run: int) -> AsyncGenerator[bytes]:
+def _cursor(text: str, field: str) -> Cursor:
     try:
-        async for items in sse.watched(service.follow(caller.owner, thread, cursor), caller, run):
+        return parse_cursor(text)
+    except InputError as error:
+        raise InputError(str(error), field) from error
+
+
+async def _check_run(service: RunService, owner: str, thread: str, run: int) -> None:
+    found = await service.events(owner, thread, after=run - 1, limit=1)
+    if not found or not isinstance(found[0].event, RunStarted):
+        raise NotFound("There is no such run.", "run")
+
+
+async def _stream(
+    service: RunService, caller: Caller, thread: str, cursor: Cursor, until: Until
+) -> AsyncGenerator[bytes]:
+    if until.last and cursor.seq >= until.last:
+        return
+    try:
+        async for items in sse.watched(service.follow(caller.owner, thread, cursor), caller, until):
             yield b"".join(map(sse.frame, items)) if items else b": quiet\n\n"
     except (InputError, StoreError) as error:  # the headers are gone: the stream itself says why it ends
         yield sse.error_frame(msgspec.json.encode({"error": {"message": str(error), "field": ""}}))

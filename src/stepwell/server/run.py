@@ -12,6 +12,7 @@ from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from stepwell.config import Config
 from stepwell.errors import ConfigError
@@ -20,8 +21,12 @@ ADDRESS_FILE = "server.json"
 """In the data folder, for its owner alone: where the server is and a key for the command line."""
 BACKLOG = 4096
 """Connections that may wait to be accepted."""
+MAX_HEAD = 65_536
+"""Bytes of a request's line and headers; checked between reads, so that one read more may pass."""
 GC_THRESHOLD = 20_000
 """Allocations between two collections; the default of 700 costs a streaming server a third of its speed."""
+
+_TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 def listen(config: Config) -> socket.socket:
@@ -31,7 +36,8 @@ def listen(config: Config) -> socket.socket:
         ConfigError: The address is taken or not this machine's.
     """
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named, asyncio sets TCP_NODELAY on each connection: without it small writes wait 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((config.host, config.port))
@@ -59,20 +65,72 @@ def write_address(folder: Path, url: str, key: str) -> Path:
     return file
 
 
-async def serve(app: FastAPI, listener: socket.socket, started: Callable[[], Awaitable[None]]) -> None:
+class Server(uvicorn.Server):
+    """A uvicorn server for streams: they are let end before connections are waited for.
+
+    Args:
+        app: The application.
+        drain: Stops runs and ends streams; called once when no new connection is accepted any more.
+    """
+
+    def __init__(self, app: FastAPI, drain: Callable[[], Awaitable[None]]) -> None:
+        # What uvicorn warns of are mistakes of clients, which get an answer that says so.
+        super().__init__(
+            uvicorn.Config(
+                app, http=_Protocol, ws="none", log_level="error", access_log=False, timeout_graceful_shutdown=2
+            )
+        )
+        self._drain = drain
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, drain, then close what is left."""
+        for server in self.servers:
+            server.close()
+        await self._drain()
+        await super().shutdown(sockets)
+
+
+class _Protocol(HttpToolsProtocol):
+    """HTTP with a limit on the head of a request, which the parser itself does not have."""
+
+    _head: int | None = None
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head = 0
+
+    def on_headers_complete(self) -> None:
+        self._head = None
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head is None or self.transport.is_closing():
+            return
+        self._head += len(data)
+        if self._head > MAX_HEAD:
+            self.transport.write(_TOO_LONG)
+            self.transport.close()
+
+
+async def serve(
+    app: FastAPI,
+    listener: socket.socket,
+    started: Callable[[], Awaitable[None]],
+    drain: Callable[[], Awaitable[None]],
+) -> None:
     """Serve until a signal asks to stop.
 
     Args:
         app: The application.
         listener: The listening socket.
         started: Called when requests are answered.
+        drain: See `Server`.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 20)
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", access_log=False, http="httptools", timeout_graceful_shutdown=2)
-    )
+    server = Server(app, drain)
 
     async def announce() -> None:
         while not server.started:

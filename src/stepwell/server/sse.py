@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
+from typing import NamedTuple
 
 from fastapi.responses import StreamingResponse
 
@@ -37,15 +38,27 @@ def response(body: AsyncIterable[bytes], headers: dict[str, str] | None = None) 
     return StreamingResponse(body, media_type="text/event-stream", headers={**HEADERS, **(headers or {})})
 
 
-async def watched(batches: AsyncGenerator[list[Item]], caller: Caller, run: int = 0) -> AsyncGenerator[list[Item]]:
+class Until(NamedTuple):
+    """Where a stream ends.
+
+    Args:
+        run: With the end of the run of this number; 0 follows the thread without end.
+        last: Number of the thread's newest event where that run is over already, else 0.
+    """
+
+    run: int = 0
+    last: int = 0
+
+
+async def watched(batches: AsyncGenerator[list[Item]], caller: Caller, until: Until) -> AsyncGenerator[list[Item]]:
     """Yield batches as they come, an empty one for each heartbeat.
 
-    Ends after the `RunEnded` of `run`, if it is given, and as soon as the caller's key is found to be revoked.
+    Ends where `until` says and as soon as the caller's key is found to be revoked.
 
     Args:
         batches: What `RunService.follow` yields.
         caller: Who listens.
-        run: Number of the run; 0 follows the thread without end.
+        until: Where the stream ends.
     """
     due = time.monotonic() + RECHECK
     async with aclosing(batches):
@@ -54,15 +67,22 @@ async def watched(batches: AsyncGenerator[list[Item]], caller: Caller, run: int 
                 if not await caller.still_good():
                     return
                 due = time.monotonic() + RECHECK
-            end = _end(items, run) if run else None
-            yield items if end is None else items[: end + 1]
-            if end is not None:
-                return
+            end = _end(items, until)
+            if end is None:
+                yield items
+                continue
+            if end:
+                yield items[:end]
+            return
 
 
-def _end(items: list[Item], run: int) -> int | None:
-    """Return the place of the run's end among items."""
+def _end(items: list[Item], until: Until) -> int | None:
+    """Return how many of the items are part of the stream, or None where it goes on after them."""
+    if not until.run:
+        return None
     for index, item in enumerate(items):
-        if item.run == run and item.ends_run:
+        if item.run > until.run:
             return index
+        if (item.run == until.run and item.ends_run) or item.seq == until.last:
+            return index + 1
     return None

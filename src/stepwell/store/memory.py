@@ -42,13 +42,14 @@ class MemoryStore:
     ) -> asyncio.Future[None]:
         """Append events; see the port."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if new is not None and thread not in self._threads:
-            self._threads[thread], self._events[thread] = new, []
-            self._forget_oldest()
-        log = self._events.get(thread)
-        if log is None or len(log) != expect or (key and (key.owner, key.route, key.key) in self._uses):
+        log = self._events.get(thread, [])
+        used = key is not None and (key.owner, key.route, key.key) in self._uses
+        if (thread in self._threads) == (new is not None) or len(log) != expect or used:
             future.set_exception(Conflict(f"thread {thread} does not end with event {expect}"))
             return future
+        if new is not None:
+            self._forget_oldest()
+            self._threads[thread], self._events[thread] = new, log
         log.extend(events)
         if key is not None:
             scope = (key.owner, key.route, key.key)
@@ -59,9 +60,9 @@ class MemoryStore:
         return future
 
     def _forget_oldest(self) -> None:
-        if len(self._threads) > self._limit:
+        if len(self._threads) >= self._limit:
             idle = (id for id in self._threads if id not in self._running)
-            for id in list(islice(idle, len(self._threads) - self._limit)):
+            for id in list(islice(idle, len(self._threads) - self._limit + 1)):
                 self._remove(id)
 
     def _remove(self, thread: str) -> None:

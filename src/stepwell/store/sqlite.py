@@ -11,6 +11,7 @@ follow logs and holds no state of a thread in memory.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import queue
@@ -18,8 +19,9 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import apsw
 
@@ -34,7 +36,14 @@ SCHEMA_VERSION = "1"
 
 _log = logging.getLogger("stepwell.store")
 
-_INSERT_EVENT = "INSERT INTO events (id, time, run, path, body) VALUES (?, ?, ?, ?, ?)"
+_INSERT_EVENTS = "INSERT INTO events (id, time, run, path, body) VALUES "
+_COLUMNS = 5
+_THREAD_BITS = ~0xFFFFFFFF
+"""The part of an event's id that names its thread."""
+_HEADS = """
+SELECT t.id, coalesce((SELECT max(e.id) FROM events e WHERE e.id > t.no << 32 AND e.id < (t.no + 1) << 32), t.no << 32)
+FROM json_each(?) wanted JOIN threads t ON t.id = wanted.value
+"""
 _THREAD = """
 SELECT t.id, t.owner, t.title, t.created,
        coalesce((SELECT max(e.id) & 4294967295 FROM events e
@@ -45,12 +54,11 @@ FROM threads t LEFT JOIN running r ON r.no = t.no
 
 
 class _Job:
-    """Work for the writer: a function of the connection and the future of its result."""
+    """Work for the writer and the future of its result."""
 
-    __slots__ = ("error", "future", "loop", "result", "work")
+    __slots__ = ("error", "future", "loop", "result")
 
-    def __init__(self, work: Callable[[apsw.Connection], Any]) -> None:
-        self.work = work
+    def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
         self.result: Any = None
@@ -63,6 +71,28 @@ class _Job:
             self.future.set_exception(self.error)
         else:
             self.future.set_result(self.result)
+
+
+class _Call(_Job):
+    """A function of the connection."""
+
+    __slots__ = ("work",)
+
+    def __init__(self, work: Callable[[apsw.Connection], Any]) -> None:
+        super().__init__()
+        self.work = work
+
+
+class _Append(_Job):
+    """Events for one thread; see `Store.append`."""
+
+    __slots__ = ("events", "expect", "key", "new", "thread")
+
+    def __init__(
+        self, thread: str, events: Sequence[Recorded], expect: int, new: ThreadInfo | None, key: KeyUse | None
+    ) -> None:
+        super().__init__()
+        self.thread, self.events, self.expect, self.new, self.key = thread, events, expect, new, key
 
 
 class SqliteStore:
@@ -104,10 +134,12 @@ class SqliteStore:
         key: KeyUse | None = None,
     ) -> asyncio.Future[None]:
         """Append events; see the port."""
-        return self._submit(lambda db: _append(db, thread, events, expect, new, key))
+        return self._put(_Append(thread, events, expect, new, key))
 
     def _submit(self, work: Callable[[apsw.Connection], Any]) -> asyncio.Future[Any]:
-        job = _Job(work)
+        return self._put(_Call(work))
+
+    def _put(self, job: _Job) -> asyncio.Future[Any]:
         if self._closed:
             job.future.set_exception(StoreError("the store is closed"))
         else:
@@ -133,10 +165,12 @@ class SqliteStore:
         try:
             self._writer.execute("BEGIN IMMEDIATE")
             for job in jobs:
-                try:
-                    job.result = job.work(self._writer)
-                except StoreError as error:  # checked before it wrote anything: it fails alone
-                    job.error = error
+                job.error = None
+            for kind, group in groupby(jobs, type):
+                if kind is _Append:
+                    _append(self._writer, [job for job in group if isinstance(job, _Append)])
+                else:
+                    _call(self._writer, [job for job in group if isinstance(job, _Call)])
             self._writer.execute("COMMIT")
         except apsw.IOError as error:
             # After a failed fsync nobody knows what is on the disk; going on would acknowledge what may be lost.
@@ -147,6 +181,13 @@ class SqliteStore:
             failure = _translate(error)
             for job in jobs:
                 job.error = failure
+        except Exception as error:  # the boundary of the thread: data that no row can hold must not end the writer
+            self._roll_back()
+            if len(jobs) == 1:
+                jobs[0].error = StoreError(f"this cannot be stored: {error}")
+            else:
+                for job in jobs:
+                    self._commit([job])
 
     def _roll_back(self) -> None:
         if self._writer.in_transaction:
@@ -273,34 +314,64 @@ def _number(db: apsw.Connection, thread: str) -> int | None:
     return db.execute("SELECT no FROM threads WHERE id = ?", (thread,)).get
 
 
-def _append(
-    db: apsw.Connection,
-    thread: str,
-    events: Sequence[Recorded],
-    expect: int,
-    new: ThreadInfo | None,
-    key: KeyUse | None,
-) -> None:
-    no = _number(db, thread)
-    if (no is None) != (new is not None):
+def _call(db: apsw.Connection, jobs: list[_Call]) -> None:
+    for job in jobs:
+        try:
+            job.result = job.work(db)
+        except StoreError as error:  # checked before it wrote anything: it fails alone
+            job.error = error
+
+
+def _append(db: apsw.Connection, jobs: list[_Append]) -> None:
+    """Append for many threads with few statements: at each one the writer lets other threads run."""
+    ids = json.dumps(list({job.thread for job in jobs}))
+    found = cast("list[tuple[str, int]]", db.execute(_HEADS, (ids,)).fetchall())
+    heads = dict(found)
+    rows: list[Any] = []
+    for job in jobs:
+        try:
+            head = heads[job.thread] = _admit(db, job, heads.get(job.thread))
+        except Conflict as error:  # checked before it wrote anything: it fails alone
+            job.error = error
+            continue
+        base = head & _THREAD_BITS
+        for r in job.events:
+            rows += (base + r.seq, r.time, r.run, r.path or None, r.body.decode())
+        heads[job.thread] = head + len(job.events)
+        _derive(db, base >> 32, job.events)
+    _insert_events(db, rows)
+
+
+def _admit(db: apsw.Connection, job: _Append, head: int | None) -> int:
+    """Check an append against the newest number, make its thread and note its key; return the head."""
+    new, key, thread = job.new, job.key, job.thread
+    if (head is None) != (new is not None):
         raise Conflict(f"thread {thread} is gone" if new is None else f"thread {thread} is already there")
-    if key is not None:
-        used = "SELECT 1 FROM key_uses WHERE owner = ? AND route = ? AND key = ?"
-        if db.execute(used, (key.owner, key.route, key.key)).get is not None:
-            raise Conflict(f"the idempotency key {key.key!r} was used")
-    if no is None and new is not None:
-        sql = "INSERT INTO threads (id, owner, title, created, expires) VALUES (?, ?, ?, ?, ?) RETURNING no"
-        no = int(db.execute(sql, (new.id, new.owner, new.title, new.created, new.expires)).get)
-    assert no is not None
-    base = no << 32
-    newest = db.execute("SELECT max(id) FROM events WHERE id > ? AND id < ?", (base, base + (1 << 32))).get or base
-    if newest != base + expect:
-        raise Conflict(f"thread {thread} ends with event {newest - base}, not {expect}")
-    db.executemany(_INSERT_EVENT, [(base + r.seq, r.time, r.run, r.path or None, r.body.decode()) for r in events])
-    _derive(db, no, events)
+    number = 0 if head is None else head & ~_THREAD_BITS
+    if number != job.expect:
+        raise Conflict(f"thread {thread} ends with event {number}, not {job.expect}")
     if key is not None:
         sql = "INSERT INTO key_uses (owner, route, key, body, thread, run) VALUES (?, ?, ?, ?, ?, ?)"
-        db.execute(sql, (key.owner, key.route, key.key, key.body, key.thread, key.run))
+        try:
+            db.execute(sql, (key.owner, key.route, key.key, key.body, key.thread, key.run))
+        except apsw.ConstraintError as error:
+            raise Conflict(f"the idempotency key {key.key!r} was used") from error
+    if new is not None:
+        sql = "INSERT INTO threads (id, owner, title, created, expires) VALUES (?, ?, ?, ?, ?) RETURNING no"
+        head = int(db.execute(sql, (new.id, new.owner, new.title, new.created, new.expires)).get) << 32
+    assert head is not None
+    return head
+
+
+def _insert_events(db: apsw.Connection, values: list[Any]) -> None:
+    """Insert rows with one statement for 64, 32, … 1 of them, so that few texts of statements are kept."""
+    start, size = 0, 64
+    while start < len(values):
+        while size * _COLUMNS > len(values) - start:
+            size //= 2
+        end = start + size * _COLUMNS
+        db.execute(_INSERT_EVENTS + ", ".join(["(?, ?, ?, ?, ?)"] * size), values[start:end])
+        start = end
 
 
 def _derive(db: apsw.Connection, no: int, events: Sequence[Recorded]) -> None:

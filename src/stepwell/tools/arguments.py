@@ -79,7 +79,7 @@ def takes(schema: Object) -> str:
     required = schema.get("required", ())
     fields = [
         f"{name} ({_type_name(each, schema)}{', required' if name in required else ''})"
-        for name, each in cast(dict[str, Object], schema.get("properties", {})).items()
+        for name, each in cast(Object, schema.get("properties", {})).items()
     ]
     return f"It takes: {', '.join(fields)}." if fields else "It takes no fields."
 
@@ -161,12 +161,13 @@ def _kind(value: object) -> str:
     return name if value is None else f"{'an' if name[0] in 'aio' else 'a'} {name}"
 
 
-def _type_name(schema: Object, root: Object) -> str:
-    if isinstance(ref := schema.get("$ref"), str) and isinstance(named := _resolve(root, ref), dict):
-        schema = cast(Object, named)
-    if "anyOf" in schema:
-        return " or ".join(_type_name(each, root) for each in cast(list[Object], schema["anyOf"]))
-    found = schema.get("enum") or schema.get("type") or "any"
+def _type_name(schema: object, root: Object) -> str:
+    rules = cast(Object, schema) if isinstance(schema, dict) else {}
+    if isinstance(ref := rules.get("$ref"), str) and isinstance(named := _resolve(root, ref), dict):
+        rules = cast(Object, named)
+    if "anyOf" in rules:
+        return " or ".join(_type_name(each, root) for each in cast(list[object], rules["anyOf"]))
+    found = rules.get("enum") or rules.get("type") or "any"
     return " or ".join(map(str, cast(list[object], found))) if isinstance(found, list) else str(found)
 
 

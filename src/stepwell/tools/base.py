@@ -113,7 +113,7 @@ class FunctionTool:
 
     def __init__(self, function: Callable[..., Any], options: Options) -> None:
         name = options.name or getattr(function, "__name__", "")
-        where = f"Tool `{name or function!r}`"
+        where = f"Tool `{name or repr(function)}`"
         if not _NAME.fullmatch(name):
             raise ConfigError(f"{where}: a name is 1 to 64 of a-z, A-Z, 0-9, _ and -; set `name` in the decorator.")
         if not options.timeout > 0:
@@ -183,11 +183,12 @@ def as_tool(function: Tool | Callable[..., Any]) -> Tool:
     Raises:
         ConfigError: It cannot be a tool; names the function and the remedy.
     """
-    if isinstance(function, Tool):
-        return function
-    if isinstance(function, type) or not callable(function):
-        raise ConfigError(f"{function!r} is neither a tool nor a function.")
-    return FunctionTool(function, getattr(function, ATTRIBUTE, Options()))
+    if not isinstance(function, type):
+        if isinstance(function, Tool):
+            return function
+        if callable(function):
+            return FunctionTool(function, getattr(function, ATTRIBUTE, Options()))
+    raise ConfigError(f"{function!r} is neither a tool nor a function.")
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -252,7 +253,7 @@ class Toolbox:
         scope = asyncio.timeout(None if math.isinf(tool.timeout) else tool.timeout)
         try:
             async with scope:
-                result = await tool.call(prepared.arguments, context)
+                result = to_result(await tool.call(prepared.arguments, context))
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():

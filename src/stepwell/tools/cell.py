@@ -35,7 +35,7 @@ class Cell:
         return ["/bin/sh", "-c", _JOIN, str(self.folder / "cgroup.procs")]
 
     def remove(self) -> bool:
-        """Remove it and say whether it is gone; it stays while a process is in it."""
+        """Remove it and say whether it is gone; it stays while a process is in it, also a dying one."""
         try:
             self.folder.rmdir()
         except FileNotFoundError:
@@ -56,7 +56,7 @@ def make(processes: int) -> Cell | None:
     if os.geteuid() != 0:
         return None
     for parent in _PARENTS:
-        folder = Path(parent, f"stepwell-{secrets.token_hex(6)}")
+        folder = Path(parent, f"stepwell-{os.getpid()}-{secrets.token_hex(4)}")
         try:
             folder.mkdir()
         except OSError:

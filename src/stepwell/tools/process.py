@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import contextlib
+import math
 import os
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -117,8 +120,8 @@ async def run(
 ) -> Outcome:
     """Run a program in a session of its own, with no input, and wait for its end.
 
-    When it is over, for whatever reason, its process group is killed: first asked by SIGTERM if it still
-    runs, then by SIGKILL. A cancelled caller leaves after that.
+    At the end, whatever the reason, its process group is killed: by SIGTERM if it still runs, then by
+    SIGKILL. A cancelled caller leaves after that.
 
     Args:
         argv: The program and its arguments.
@@ -130,7 +133,25 @@ async def run(
     Raises:
         OSError: The program cannot be started.
     """
-    transport, protocol = await asyncio.get_running_loop().subprocess_exec(
+    starting = asyncio.ensure_future(_start(argv, bounds, folder, environment, descriptors))
+    # A start cancelled half-way would kill the program that it made, but not what that has started already.
+    cancelled = await _settle({starting})
+    transport, protocol = starting.result()
+    group = transport.get_pid()
+    with contextlib.closing(transport):
+        try:
+            if cancelled is not None:
+                raise cancelled
+            stopped = await _watch(group, protocol, bounds)
+        finally:
+            await _end(group, protocol, ask=not protocol.exited.done())
+    return _outcome(transport.get_returncode(), protocol, stopped)
+
+
+async def _start(
+    argv: Sequence[str], bounds: Bounds, folder: Path, environment: Mapping[str, str], descriptors: Sequence[int]
+) -> tuple[asyncio.SubprocessTransport, _Protocol]:
+    return await asyncio.get_running_loop().subprocess_exec(
         lambda: _Protocol(bounds.output),
         *argv,
         stdin=asyncio.subprocess.DEVNULL,
@@ -139,15 +160,6 @@ async def run(
         pass_fds=descriptors,
         start_new_session=True,
     )
-    group = transport.get_pid()
-    try:
-        stopped = await _watch(group, protocol, bounds)
-    finally:
-        try:
-            await _end(group, protocol, ask=not protocol.exited.done())
-        finally:
-            transport.close()
-    return _outcome(transport.get_returncode(), protocol, stopped)
 
 
 def _outcome(code: int | None, protocol: _Protocol, stopped: str) -> Outcome:
@@ -181,13 +193,29 @@ async def _watch(group: int, protocol: _Protocol, bounds: Bounds) -> str:
 
 
 async def _end(group: int, protocol: _Protocol, ask: bool) -> None:
-    try:
-        if ask:
-            _signal(group, signal.SIGTERM)
-            await asyncio.wait({protocol.exited}, timeout=TERM_SECONDS)
-    finally:
-        _signal(group, signal.SIGKILL)
-    await asyncio.wait({protocol.exited, protocol.drained}, timeout=LINGER_SECONDS, return_when=asyncio.ALL_COMPLETED)
+    """Kill the group and wait until its leader is gone, also when the caller is cancelled meanwhile."""
+    cancelled = None
+    if ask:
+        _signal(group, signal.SIGTERM)
+        cancelled = await _settle({protocol.exited}, TERM_SECONDS, patient=False)
+    _signal(group, signal.SIGKILL)
+    cancelled = await _settle({protocol.exited, protocol.drained}, LINGER_SECONDS) or cancelled
+    if cancelled is not None:
+        raise cancelled
+
+
+async def _settle(
+    futures: set[asyncio.Future[Any]], seconds: float = math.inf, *, patient: bool = True
+) -> asyncio.CancelledError | None:
+    """Wait for futures, and return the cancellation that came meanwhile; an impatient wait ends with it."""
+    loop = asyncio.get_running_loop()
+    end, cancelled = loop.time() + seconds, None
+    while not all(each.done() for each in futures) and loop.time() < end and (patient or cancelled is None):
+        try:
+            await asyncio.wait(futures, timeout=None if math.isinf(end) else end - loop.time())
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled
 
 
 def _signal(group: int, number: int) -> None:
@@ -206,18 +234,26 @@ def usage(pid: int, most: int) -> tuple[int, int]:
     tasks, memory, waiting = 0, 0, [str(pid)]
     while waiting and tasks <= most:
         each = f"/proc/{waiting.pop()}"
-        try:
-            resident, shared = _read(f"{each}/statm").split()[1:3]
-            for task in os.listdir(f"{each}/task"):
-                tasks += 1
-                waiting += _read(f"{each}/task/{task}/children").split()
-        except (OSError, ValueError):
-            # It ended while it was counted.
-            continue
-        memory += (int(resident) - int(shared)) * _PAGE
+        resident = _read(f"{each}/statm").split()[1:3]
+        if resident:
+            memory += (int(resident[0]) - int(resident[1])) * _PAGE
+        for task in _tasks(each):
+            tasks += 1
+            waiting += _read(f"{each}/task/{task}/children").split()
     return tasks, memory
 
 
+def _tasks(process: str) -> list[str]:
+    try:
+        return os.listdir(f"{process}/task")
+    except OSError:
+        return []
+
+
 def _read(path: str) -> str:
-    with open(path, encoding="ascii") as file:
-        return file.read()
+    """Return a file's text, or an empty one where the process ended while it was counted."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read()
+    except OSError:
+        return ""

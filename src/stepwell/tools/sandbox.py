@@ -16,8 +16,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -81,12 +82,8 @@ class Sandbox:
     def __init__(
         self, kind: Kind, workspace: Path, limits: CommandLimits | None = None, program: str = "bwrap"
     ) -> None:
-        self.kind, self.workspace, self.limits, self.program = (
-            kind,
-            workspace.resolve(),
-            limits or CommandLimits(),
-            program,
-        )
+        self.kind, self.program, self.limits = kind, program, limits or CommandLimits()
+        self.workspace = workspace.resolve()
         self.workspace.mkdir(parents=True, exist_ok=True)
         found = probe(program) if kind == "bubblewrap" else Probe(True)
         if not found.ok:
@@ -158,16 +155,21 @@ def probe(program: str = "bwrap") -> Probe:
     except (OSError, subprocess.TimeoutExpired) as error:
         return Probe(False, f"`{program}` could not be run: {error}.", f"Install bubblewrap again: {_INSTALL}.")
     finally:
-        if room is not None:
-            room.remove()
+        _clear(room)
     if done.returncode == 0:
         return Probe(True)
     said = done.stderr.decode("utf-8", "replace").strip()[:500] or f"exit code {done.returncode}"
     return Probe(False, f"`{program}` does not work here: {said}.", _remedy(said))
 
 
+def _clear(room: cell.Cell | None) -> None:
+    end = time.monotonic() + cell.REMOVE_SECONDS
+    while room is not None and not room.remove() and time.monotonic() < end:
+        time.sleep(0.001)
+
+
 _INSTALL = "`apt-get install bubblewrap` (Debian, Ubuntu), `dnf install bubblewrap` (Fedora)"
-_UNPROTECTED = 'Or set `sandbox = "none"`, and every command may do all that the server\'s user may.'
+_UNPROTECTED = 'Or set `tools.shell.sandbox = "none"`, and every command may do all that the server\'s user may.'
 _APPARMOR = (
     "AppArmor keeps programs from making user namespaces. Allow bubblewrap: as root, write the lines"
     " `abi <abi/4.0>,` `include <tunables/global>` `profile bwrap /usr/bin/bwrap flags=(unconfined) { userns, }`"
@@ -231,18 +233,27 @@ def _wrapped(
     program: str, workspace: Path, limits: CommandLimits, room: cell.Cell | None, command: str
 ) -> Generator[tuple[list[str], tuple[int, ...]]]:
     """Give a command line under bubblewrap and the descriptors that it inherits."""
-    argv = [] if room is None else room.entrance()
-    argv += [program, *_namespaces(), *_files(workspace, limits)]
-    text = seccomp.program(os.uname().machine)
-    if text is None:
-        yield [*argv, "--", *_shell(_inner_prelude(limits), command)], ()
-        return
-    descriptor = os.memfd_create("seccomp")
+    options = [*_namespaces(), *_files(workspace, limits)]
+    filter = seccomp.program(os.uname().machine)
+    with ExitStack() as opened:
+        kept: list[int] = []
+        if filter is not None:
+            kept.append(opened.enter_context(_readable(filter)))
+            options += ["--seccomp", str(kept[0])]
+        # As a file, so that a command does not find the workspace's path in its parent's command line.
+        kept.append(opened.enter_context(_readable(b"".join(os.fsencode(each) + b"\0" for each in options))))
+        entrance = [] if room is None else room.entrance()
+        yield [*entrance, program, "--args", str(kept[-1]), "--", *_shell(_inner_prelude(limits), command)], tuple(kept)
+
+
+@contextmanager
+def _readable(data: bytes) -> Generator[int]:
+    """Give the descriptor of a file in memory that holds the data."""
+    descriptor = os.memfd_create("stepwell")
     try:
-        os.write(descriptor, text)
+        os.write(descriptor, data)
         os.lseek(descriptor, 0, os.SEEK_SET)
-        argv += ["--seccomp", str(descriptor)]
-        yield [*argv, "--", *_shell(_inner_prelude(limits), command)], (descriptor,)
+        yield descriptor
     finally:
         os.close(descriptor)
 

@@ -33,7 +33,7 @@ _ARCHITECTURES: Mapping[str, _Architecture] = MappingProxyType(
 )
 """By machine: how the kernel names it to a filter, its column below, its number of clone(2)."""
 
-_DENIED = """
+DENIED = """
 acct                163  89
 add_key             248 217
 bpf                 321 280
@@ -85,7 +85,7 @@ def program(machine: str) -> bytes | None:
     refused = (_RETURN, 0, 0, _ERRNO | _EPERM)
     lines = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, architecture.audit), (_RETURN, 0, 0, _KILL)]
     lines += [(_LOAD, 0, 0, _NUMBER), (_AT_LEAST, 0, 1, _X32), refused]
-    for row in _DENIED.strip().splitlines():
+    for row in DENIED.strip().splitlines():
         lines += [(_EQUAL, 0, 1, int(row.split()[architecture.column])), refused]
     # The flags of clone3(2) are in memory, where a filter cannot look; without it libraries use clone(2).
     lines += [(_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _ERRNO | _ENOSYS)]

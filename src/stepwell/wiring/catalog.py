@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TypeVar
 
 from stepwell.config import OFFLINE, Config, ModelSettings
 from stepwell.engines.base import Engine
@@ -12,10 +15,24 @@ from stepwell.models.base import Model
 from stepwell.prompts import load
 from stepwell.runs.catalog import ModelInfo, ToolInfo, Wish
 from stepwell.tools.base import Toolbox
-from stepwell.wiring.parts import chat_engine, completer, dialect_name, engine_versions, make_dialect, make_model
+from stepwell.wiring.parts import (
+    NATIVE,
+    chat_engine,
+    completer,
+    dialect_for,
+    engine_versions,
+    make_dialect,
+    make_model,
+    model_profile,
+)
 from stepwell.wiring.tools import chatchat_tools, configured_tools
 
+BOXES = 256
+"""Toolboxes kept, one for each list of names that clients ask for."""
+
 _CHINESE = re.compile(r"[\u3400-\u9fff]")
+
+L = TypeVar("L", int, float)
 
 
 class ConfigCatalog:
@@ -34,20 +51,42 @@ class ConfigCatalog:
         self._tools = {tool.spec.name: tool for tool in configured_tools(config)}
         self._chatchat = {tool.spec.name: tool for tool in chatchat_tools(self._tools.values())}
         self._boxes: dict[tuple[str, ...], Toolbox] = {}
+        self._check()
+
+    def _check(self) -> None:
+        """Find what would refuse every request, before the first one comes."""
+        agent, old = self._config.agent, self._config.chatchat
+        for name in self._config.models:
+            with _at(f"models.{name}.dialect"):
+                dialect = self._info(name).dialect
+                if dialect:
+                    make_dialect(dialect, "default", "en")
+            with _at("agent.prompt"):
+                if dialect:
+                    make_dialect(dialect, agent.prompt, "en")
+        for name, dialect in old.dialects.items():
+            with _at(f"chatchat.dialects.{name}"):
+                if dialect != NATIVE:
+                    make_dialect(dialect, "default", old.language)
+        unknown = [name for name in agent.tools or () if name not in self._tools]
+        if unknown:
+            known = ", ".join(self._tools) or "none"
+            raise ConfigError(f"agent.tools: there is no tool {', '.join(unknown)}; known: {known}")
 
     def models(self) -> list[ModelInfo]:
         """Return the models, the default first."""
         return [self._info(name) for name in self._config.model_names]
 
     def _info(self, name: str) -> ModelInfo:
-        settings, model = self._settings(name), self._model(name)
+        settings = self._settings(name)
+        profile = model_profile(name, settings)
         return ModelInfo(
             name=name,
             kind=settings.kind,
             model=settings.model or name,
-            window=model.profile.window,
-            dialect=dialect_name(settings.dialect, model),
-            images=model.profile.images,
+            window=profile.window,
+            dialect=dialect_for(settings.dialect, profile),
+            images=profile.images,
             default=name == self._config.model_names[0],
         )
 
@@ -57,7 +96,7 @@ class ConfigCatalog:
 
     def spec(self, wish: Wish) -> RunSpec:
         """Return how a run should go; see the port."""
-        agent, limits = self._config.agent, self._config.limits
+        agent = self._config.agent
         name, model_name = self._find(wish)
         language, prompt = self._language(wish), wish.prompt or agent.prompt
         dialect, digests = self._dialect(wish, name, prompt, language)
@@ -71,7 +110,7 @@ class ConfigCatalog:
             tools=self._tool_names(wish),
             temperature=agent.temperature if wish.temperature is None else wish.temperature,
             max_tokens=wish.max_tokens or agent.max_tokens,
-            limits=wish.limits or Limits(limits.steps, limits.tool_calls, limits.tokens, limits.seconds),
+            limits=self._limits(wish.limits or Limits()),
             face=wish.face,
             versions=digests,
         )
@@ -117,6 +156,20 @@ class ConfigCatalog:
             return names[0], wish.model
         raise InputError(f"There is no model {wish.model!r}; known: {', '.join(names)}.", "model")
 
+    def _limits(self, wished: Limits) -> Limits:
+        """Return what the settings allow, or less where less is wished."""
+        allowed = self._config.limits
+
+        def least(one: L | None, other: L | None) -> L | None:
+            return other if one is None else one if other is None else min(one, other)
+
+        return Limits(
+            least(allowed.steps, wished.steps),
+            least(allowed.tool_calls, wished.tool_calls),
+            least(allowed.tokens, wished.tokens),
+            least(allowed.seconds, wished.seconds),
+        )
+
     def _language(self, wish: Wish) -> str:
         chosen = wish.language or self._config.agent.language
         if chosen != "auto":
@@ -130,10 +183,10 @@ class ConfigCatalog:
 
     def _dialect(self, wish: Wish, name: str, prompt: str, language: str) -> tuple[str, dict[str, str]]:
         """Return the name of the dialect and the versions that replay compares."""
-        settings, model = self._settings(name), self._model(name)
+        settings = self._settings(name)
         # The embedded model understands tool calls only; no wish makes it write a dialect.
         wished = "" if settings.kind == "offline" else wish.dialect
-        dialect = dialect_name(wished or settings.dialect, model)
+        dialect = dialect_for(wished or settings.dialect, model_profile(name, settings))
         try:
             return dialect, engine_versions(make_dialect(dialect, prompt, language) if dialect else None)
         except ConfigError as error:
@@ -159,9 +212,20 @@ class ConfigCatalog:
         """
         box = self._boxes.get(names)
         if box is None:
+            if len(self._boxes) >= BOXES:
+                self._boxes.clear()
             known = self._chatchat | self._tools
             gone = [name for name in names if name not in known]
             if gone:
                 raise ConfigError(f"tools of this run are no longer in the settings: {', '.join(gone)}")
             box = self._boxes[names] = Toolbox([known[name] for name in names])
         return box
+
+
+@contextmanager
+def _at(place: str) -> Generator[None]:
+    """Tell the place of a setting that turns out wrong."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from error

@@ -89,8 +89,10 @@ async def _serve(config: Config, announce: Callable[[str, str], None]) -> None:
     from stepwell.server.app import create_app
     from stepwell.server.run import address, listen, serve, write_address
     from stepwell.store.keys import issue, token
+    from stepwell.wiring.parts import preload
 
     host = open_host(config)
+    preload(config)
     store = host.service.store
     try:
         listener = listen(config)
@@ -103,7 +105,7 @@ async def _serve(config: Config, announce: Callable[[str, str], None]) -> None:
             write_address(config.folder, url, key)
             announce(url, first)
 
-        await serve(app, listener, started)
+        await serve(app, listener, started, host.service.stop)
     finally:
         (config.folder / "server.json").unlink(missing_ok=True)
         await host.close()

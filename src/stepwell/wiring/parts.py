@@ -11,10 +11,10 @@ from stepwell.errors import ConfigError
 if TYPE_CHECKING:
     from os import PathLike
 
-    from stepwell.config import ModelSettings
+    from stepwell.config import Config, ModelSettings
     from stepwell.engines.base import Engine
     from stepwell.events import RunSpec
-    from stepwell.models.base import Model
+    from stepwell.models.base import Model, ModelProfile
     from stepwell.models.dialects.base import Dialect
     from stepwell.store.base import Store
     from stepwell.tools.base import Complete, Toolbox
@@ -53,25 +53,50 @@ def make_model(name: str, settings: ModelSettings, api_key: str) -> Model:
 
         return OfflineModel()
     from stepwell.models.openai import OpenAIModel, Retries, Timeouts
-    from stepwell.models.profiles import profile_for
 
-    facts = {"window": settings.window, "images": settings.images}
-    sent = settings.model or name
     return OpenAIModel(
         settings.base_url,
-        sent,
+        settings.model or name,
         api_key=api_key,
-        profile=profile_for(sent, **{key: value for key, value in facts.items() if value is not None}),
+        profile=model_profile(name, settings),
         timeouts=Timeouts(connect=settings.connect_timeout, stall=settings.stall_timeout),
         retries=Retries(attempts=settings.attempts),
     )
 
 
+def model_profile(name: str, settings: ModelSettings) -> ModelProfile:
+    """Return what is known of a configured model, without its adapter and its key."""
+    if settings.kind == "offline":
+        from stepwell.models.offline import OfflineModel
+
+        return OfflineModel.profile
+    from stepwell.models.profiles import profile_for
+
+    facts = {"window": settings.window, "images": settings.images}
+    return profile_for(settings.model or name, **{key: value for key, value in facts.items() if value is not None})
+
+
 def dialect_name(setting: str, model: Model) -> str:
-    """Return the dialect to use: empty for native tool calls."""
+    """Return the dialect that a model is to be spoken to in: empty for native tool calls."""
+    return dialect_for(setting, model.profile)
+
+
+def dialect_for(setting: str, profile: ModelProfile) -> str:
+    """Return the dialect of a model of which this is known: empty for native tool calls."""
     if setting:
         return "" if setting == NATIVE else setting
-    return "" if model.profile.native_tools else model.profile.dialect
+    return "" if profile.native_tools else profile.dialect
+
+
+def preload(config: Config) -> None:
+    """Import what the first run would have to wait for."""
+    from importlib import import_module
+
+    wanted = ["agent.base", "engines.chat"]
+    if any(each.kind == "openai" for each in config.models.values()):
+        wanted.append("models.openai")
+    for name in wanted:
+        import_module(f"stepwell.{name}")
 
 
 def engine_versions(dialect: Dialect | None) -> dict[str, str]:

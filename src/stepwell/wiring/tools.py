@@ -64,7 +64,9 @@ def _module_tools(name: str) -> list[Tool]:
         raise ConfigError(
             f"tools.modules: cannot import {name}: {error}; install it or put it on PYTHONPATH"
         ) from error
-    found = [as_tool(each) for each in vars(module).values() if isinstance(each, Tool) or hasattr(each, ATTRIBUTE)]
+    # By identity: a function may stand in its module under two names.
+    marked = {id(each): each for each in vars(module).values() if isinstance(each, Tool) or hasattr(each, ATTRIBUTE)}
+    found = [as_tool(each) for each in marked.values()]
     if not found:
         raise ConfigError(f"tools.modules: {name} has no function marked with @tool")
     return found

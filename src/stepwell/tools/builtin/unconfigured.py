@@ -48,8 +48,8 @@ OLD_TOOLS = (
 
 _REMEDIES: Mapping[str, str] = MappingProxyType(
     {
-        "calculate": "It is left out of the tools in the server's settings.",
-        "shell": "Commands are switched off in the server's settings; its operator can switch them on.",
+        "calculate": "The server's operator has left it out in its settings (`tools.disabled`).",
+        "shell": "Commands are off; the server's operator can set `tools.shell.enabled = true` in its settings.",
     }
 )
 _REMEDY = "This server has no service for it; its operator can leave it out of the tools in the settings."

@@ -1,0 +1,84 @@
+"""`stepwell chat`: a conversation in the terminal, live. Without a terminal it reads one message a line from stdin."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from stepwell.cli import interrupts
+from stepwell.cli.connection import Connection, Place, connected
+from stepwell.cli.lines import Lines
+from stepwell.cli.live import Live
+from stepwell.cli.screen import Screen
+from stepwell.cli.sources import Sources
+from stepwell.cli.stopping import Stop
+from stepwell.errors import InputError
+
+PROMPT = "> "
+
+
+def run(screen: Screen, sources: Sources, *, model: str, thread: str) -> int:
+    """Talk until the input ends, and return 0 unless the last run failed."""
+    return interrupts.run(_chat(screen, sources, model, thread))
+
+
+async def _chat(screen: Screen, sources: Sources, model: str, thread: str) -> int:
+    config = sources.config(screen)
+    with interrupts.Interrupts() as interrupt:
+        async with connected(config, screen) as connection:
+            talk = _Talk(connection, screen, interrupt)
+            code = await talk.go_on(thread) if thread else 0
+            if talk.lines.typed:
+                name = model or await connection.model()
+                screen.aside(screen.say("welcome", version=version("stepwell"), model=name) + "\n")
+            while (said := await talk.listen()) is not None:
+                if said.strip():
+                    code = await talk.answer(said, model)
+            if talk.lines.typed and talk.place.thread:
+                command = f"stepwell chat --thread {talk.place.thread[:12]}"
+                screen.aside("\n" + screen.say("go_on", command=command) + "\n")
+    return code
+
+
+class _Talk:
+    """A conversation: one thread, one run at a time."""
+
+    def __init__(self, connection: Connection, screen: Screen, interrupt: interrupts.Interrupts) -> None:
+        self.lines, self.place = Lines(), Place()
+        self._connection, self._screen, self._interrupt = connection, screen, interrupt
+
+    async def go_on(self, thread: str) -> int:
+        """Take an old thread up, with a run that is not over yet."""
+        self.place = await self._connection.find(thread)
+        if not self.place.run:
+            return 0
+        self._screen.note(self._screen.say("unfinished"))
+        return await self._follow(Stop(self._connection, self._screen, self._interrupt))
+
+    async def listen(self) -> str | None:
+        """Return the next message, or None when there is none any more."""
+
+        def hint() -> None:
+            self._screen.aside("\n" + self._screen.say("hint") + "\n")
+            self.lines.redraw(PROMPT, self._screen.write)
+
+        self._interrupt.call = hint if self.lines.typed else None
+        return await self.lines.next(PROMPT)
+
+    async def answer(self, said: str, model: str) -> int:
+        """Send a message and show the run that answers; return 0 unless it failed."""
+        stop = Stop(self._connection, self._screen, self._interrupt)
+        try:
+            self.place = await self._connection.send(said, thread=self.place.thread, model=model)
+        except InputError as error:  # this message was refused; the next may be better
+            self._screen.fail(str(error))
+            return 1
+        return await self._follow(stop)
+
+    async def _follow(self, stop: Stop) -> int:
+        live = Live(self._screen)
+        stop.started(self.place)
+        async for items in self._connection.follow(self.place):
+            for item in items:
+                live.show(item)
+        await stop.over()
+        return 0 if stop.wanted or live.answered else 1

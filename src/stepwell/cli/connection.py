@@ -1,0 +1,146 @@
+"""How a command reaches agents: in this process, or in the server that holds the data folder."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
+from typing import NamedTuple, Protocol
+
+from stepwell.cli.loading import load
+from stepwell.cli.screen import Screen
+from stepwell.cli.sources import OWNER, find_thread
+from stepwell.config import Config
+from stepwell.errors import DataInUse
+from stepwell.runs.catalog import Wish
+from stepwell.runs.channel import Cursor, Item
+from stepwell.wiring.host import Host, open_host
+from stepwell.wiring.library import user_message
+
+FACE = "cli"
+TRIES = 30
+PAUSE = 0.1
+"""Seconds between two tries: the folder may be another `ask`'s, or a server's that is about to answer."""
+
+
+class Place(NamedTuple):
+    """A thread, or a run in it.
+
+    Args:
+        thread: The thread's id; empty for a new one.
+        run: Number of the run's `RunStarted`; 0 for none.
+    """
+
+    thread: str = ""
+    run: int = 0
+
+
+class Connection(Protocol):
+    """Threads and runs, wherever they are."""
+
+    async def find(self, prefix: str) -> Place:
+        """Return the thread whose id begins so, with its open run; that run is gone on with.
+
+        Raises:
+            NotFound: There is none, or more than one.
+        """
+        ...
+
+    async def model(self) -> str:
+        """Return the name of the model that answers where none is named."""
+        ...
+
+    async def send(self, text: str, *, thread: str = "", model: str = "") -> Place:
+        """Say something in a thread, or in a new one, and return the run that answers.
+
+        Raises:
+            InputError: There is no such thread or model, or the thread is busy.
+        """
+        ...
+
+    def follow(self, place: Place) -> AsyncGenerator[list[Item]]:
+        """Yield everything of a run in batches as it happens, `RunEnded` last."""
+        ...
+
+    async def cancel(self, place: Place) -> None:
+        """Ask a run to stop."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of it; a run in this process is left to be resumed."""
+        ...
+
+
+@asynccontextmanager
+async def connected(config: Config, screen: Screen) -> AsyncGenerator[Connection]:
+    """Open the data folder here, or reach the server that holds it.
+
+    Raises:
+        DataInUse: Another process works on the folder and is no server that answers.
+        StepwellError: The folder or a setting is no good.
+    """
+    connection = await _connect(config, screen)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def _connect(config: Config, screen: Screen) -> Connection:
+    for left in range(TRIES, 0, -1):
+        try:
+            return Local(open_host(config), screen)
+        except DataInUse:
+            found: Connection | None = await load("remote").find_server(config, screen)
+            if found is not None:
+                return found
+        if left > 1:
+            await asyncio.sleep(PAUSE)
+    raise DataInUse(screen.say("in_use", folder=config.folder))
+
+
+class Local:
+    """Agents in this process.
+
+    Args:
+        host: The data folder.
+        screen: Tells in which language to refuse.
+    """
+
+    def __init__(self, host: Host, screen: Screen) -> None:
+        self._host, self._service, self._screen = host, host.service, screen
+
+    async def find(self, prefix: str) -> Place:
+        """Return a thread and go on with what is unfinished; see the port."""
+        info = await find_thread(self._service.store, self._screen, prefix)
+        if info.run:
+            await self._service.resume()
+        return Place(info.id, info.run)
+
+    async def model(self) -> str:
+        """Return the default model's name."""
+        return self._host.config.model_names[0]
+
+    async def send(self, text: str, *, thread: str = "", model: str = "") -> Place:
+        """Start a run; see the port."""
+        message = user_message(text)
+        spec = self._host.catalog.spec(Wish(text=message.content, model=model, face=FACE))
+        ref = await self._service.start(OWNER, message, spec, thread=thread)
+        return Place(ref.thread, ref.run)
+
+    async def follow(self, place: Place) -> AsyncGenerator[list[Item]]:
+        """Yield a run as it happens; see the port."""
+        batches = self._service.follow(OWNER, place.thread, Cursor(place.run - 1))
+        async with aclosing(batches):
+            async for items in batches:
+                yield items
+                if any(item.run == place.run and item.ends_run for item in items):
+                    return
+
+    async def cancel(self, place: Place) -> None:
+        """Ask a run to stop."""
+        await self._service.cancel(OWNER, place.thread, place.run)
+
+    async def close(self) -> None:
+        """Close the folder."""
+        await self._host.close(grace=0)

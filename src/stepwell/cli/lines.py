@@ -1,0 +1,72 @@
+"""Lines from stdin while an event loop runs: typed by a person, with editing, or piped from a program."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+
+try:
+    import readline
+except ImportError:  # not every Python has it; `input` edits lines with it
+    readline = None
+
+BLOCK = 65536
+
+
+class Lines:
+    """Reads one line at a time, each in a thread of its own that never keeps the process alive."""
+
+    def __init__(self) -> None:
+        self.typed = sys.stdin.isatty()
+        """Whether a person types them."""
+        self._rest = b""
+        self._ended = False
+
+    async def next(self, prompt: str) -> str | None:
+        """Return the next line without its end, or None at the end of the input.
+
+        Args:
+            prompt: Shown to a person.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[str | None] = loop.create_future()
+
+        def deliver(line: str | None) -> None:
+            if not future.done():
+                future.set_result(line)
+
+        def work() -> None:
+            line = self._ask(prompt) if self.typed else self._read()
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(deliver, line)
+
+        threading.Thread(target=work, name="stepwell-stdin", daemon=True).start()
+        return await future
+
+    def redraw(self, prompt: str, write: Callable[[str], None]) -> None:
+        """Show the prompt again after something else was written over it, with what is typed so far."""
+        write(prompt + (readline.get_line_buffer() if readline else ""))
+
+    def _ask(self, prompt: str) -> str | None:
+        try:
+            return input(prompt)
+        except (EOFError, OSError):  # OSError: the terminal went away
+            return None
+
+    def _read(self) -> str | None:
+        # By descriptor: a thread that waits inside `sys.stdin` would hold its lock when the process ends.
+        while b"\n" not in self._rest and not self._ended:
+            try:
+                block = os.read(sys.stdin.fileno(), BLOCK)
+            except OSError:
+                block = b""
+            self._rest += block
+            self._ended = not block
+        line, found, self._rest = self._rest.partition(b"\n")
+        if not line and not found:
+            return None
+        return line.decode("utf-8", "replace").removesuffix("\r")

@@ -1,0 +1,99 @@
+"""`stepwell serve`: what it says, how it ends, and what it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import stat
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.cli.running import Cli, finish
+from tests.support.endpoint import Cut, Endpoint, chunk, stream, text
+
+
+def test_the_first_start_tells_address_key_and_the_next_command_a_later_one_no_key(tmp_path: Path) -> None:
+    async def main() -> None:
+        cli = Cli(tmp_path)
+        async with cli.serving() as server:
+            lines = server.lines
+            assert lines[0].startswith("Stepwell serves http://127.0.0.1:")
+            assert lines[1].startswith("API key: sw_")
+            assert lines[3].endswith("stepwell chat")
+            key = lines[1].split()[-1]
+            async with aiohttp.ClientSession(headers={"authorization": f"Bearer {key}"}) as session:
+                async with session.get(f"{server.url}/api/threads") as response:
+                    assert response.status == 200
+            address = cli.data / "server.json"
+            assert stat.S_IMODE(address.stat().st_mode) == 0o600
+            assert json.loads(address.read_text())["url"] == server.url
+        assert not address.exists()
+        async with cli.serving("--data", str(cli.data)) as again:
+            assert not any("sw_" in line for line in again.lines)
+            assert again.lines[1].endswith(f"stepwell chat --data {cli.data}")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_0_and_unfinished_runs_go_on_at_the_next_start(
+    tmp_path: Path, sign: signal.Signals
+) -> None:
+    async def main() -> None:
+        async with Endpoint([stream(chunk(content="half"), Cut.STALL), text("all of it")]) as endpoint:
+            cli = Cli(tmp_path).at(endpoint.base_url)
+            async with cli.serving() as first:
+                asking = await cli.start("ask", "hello")
+                await endpoint.request(0)
+                first.process.send_signal(sign)
+                assert (await finish(first.process)).code == 0
+                assert not (cli.data / "server.json").exists()
+                async with cli.serving():
+                    assert (await finish(asking)).out == "all of it\n"
+
+    asyncio.run(main())
+
+
+def test_commands_work_beside_a_running_server(tmp_path: Path) -> None:
+    async def main() -> None:
+        cli = Cli(tmp_path)
+        async with cli.serving():
+            asked = await cli.run("ask", "what is 2+3?")
+            assert (asked.code, asked.out) == (0, "2+3 = 5\n")
+            (thread,) = await cli.threads()
+            more = await cli.run("ask", "what is 3+4?", "--thread", thread[:4])
+            assert more.out == "3+4 = 7\n"
+            assert (await cli.shown(thread))[-1] == "run ended: answer"
+            assert (await cli.run("replay", thread)).code == 0
+            refused = await cli.run("ask", "hi", "--model", "nope")
+            assert (refused.code, "nope" in refused.err) == (1, True)
+            assert await cli.threads() == [thread]
+            unknown = await cli.run("ask", "hi", "--thread", "nope")
+            assert "stepwell threads" in unknown.err
+
+    asyncio.run(main())
+
+
+def test_a_second_server_on_the_folder_and_a_taken_port_are_errors_with_a_remedy(tmp_path: Path) -> None:
+    async def main() -> None:
+        cli = Cli(tmp_path)
+        async with cli.serving():
+            second = await cli.run("serve", "--port", "0")
+            assert second.code == 1
+            assert str(cli.data) in second.err
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            done = await cli.run("serve", "--port", port)
+            assert (done.code, port in done.err, "--port" in done.err) == (1, True, True)
+
+    asyncio.run(main())
+
+
+def test_it_refuses_to_be_open_to_others_without_keys(tmp_path: Path) -> None:
+    done = asyncio.run(Cli(tmp_path, STEPWELL_AUTH="off").run("serve", "--host", "0.0.0.0"))
+    assert done.code == 1
+    assert "127.0.0.1" in done.err

@@ -1,0 +1,130 @@
+"""Facts about families of models: which name belongs to which family."""
+
+import pytest
+
+from stepwell.errors import ConfigError
+from stepwell.models.base import ModelProfile
+from stepwell.models.profiles import profile_for
+
+K = 1024
+NATIVE, TEXT = True, False
+
+FACTS = [
+    ("gpt-4o", 128_000, NATIVE),
+    ("gpt-4o-mini-2024-07-18", 128_000, NATIVE),
+    ("gpt-4.1-nano", 1_047_576, NATIVE),
+    ("gpt-4-turbo", 128_000, NATIVE),
+    ("gpt-4", 8192, NATIVE),
+    ("gpt-3.5-turbo", 16_385, NATIVE),
+    ("openai/gpt-5-mini", 400_000, NATIVE),
+    ("gpt-5-chat-latest", 128_000, NATIVE),
+    ("gpt-oss:20b", 128 * K, NATIVE),
+    ("o1", 200_000, NATIVE),
+    ("o1-mini", 128_000, TEXT),
+    ("o3-mini", 200_000, NATIVE),
+    ("o4-mini", 200_000, NATIVE),
+    ("deepseek-chat", 128 * K, NATIVE),
+    ("deepseek-reasoner", 128 * K, TEXT),
+    ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", 32 * K, TEXT),
+    ("Qwen-7B-Chat", 8192, TEXT),
+    ("qwen-14b-chat-int4", 8192, TEXT),
+    ("qwen:7b", 8192, TEXT),
+    ("Qwen1.5-72B-Chat", 32 * K, TEXT),
+    ("Qwen/Qwen2.5-7B-Instruct", 32 * K, NATIVE),
+    ("qwen3:8b", 32 * K, NATIVE),
+    ("qwen-plus", 128 * K, NATIVE),
+    ("chatglm3-6b", 8192, TEXT),
+    ("THUDM/ChatGLM3-6B", 8192, TEXT),
+    ("glm-4", 128_000, NATIVE),
+    ("glm-4-plus", 128_000, NATIVE),
+    ("zhipu-api", 128_000, NATIVE),
+    ("glm-4.6", 200_000, NATIVE),
+    ("llama-2-7b-chat", 4096, TEXT),
+    ("llama3:8b", 8192, TEXT),
+    ("meta-llama/Llama-3.1-8B-Instruct", 128 * K, NATIVE),
+    ("llama3.3", 128 * K, NATIVE),
+    ("accounts/fireworks/models/llama-v3p1-70b-instruct", 128 * K, NATIVE),
+    ("Mistral-7B-Instruct-v0.2", 32 * K, NATIVE),
+    ("mistral-large-latest", 128 * K, NATIVE),
+    ("mixtral-8x22b-instruct", 64 * K, NATIVE),
+    ("claude-3-5-sonnet-20241022", 200_000, NATIVE),
+    ("us.anthropic.claude-3-opus-20240229-v1:0", 200_000, NATIVE),
+    ("claude-sonnet-4-5", 200_000, NATIVE),
+    ("models/gemini-2.5-flash", 1_048_576, NATIVE),
+    ("gemini-1.5-pro-002", 2_097_152, NATIVE),
+    ("phi3:mini", 4096, TEXT),
+    ("phi-4", 16 * K, TEXT),
+    ("gemma2:9b", 8192, TEXT),
+    ("gemma-3-27b-it", 128 * K, TEXT),
+    ("yi-34b-chat", 4096, TEXT),
+    ("Yi-1.5-9B-Chat", 4096, TEXT),
+    ("Baichuan2-13B-Chat", 4096, TEXT),
+    ("moonshot-v1-8k", 8192, NATIVE),
+    ("kimi-k2-0905-preview", 256 * K, NATIVE),
+    ("kimi-k2-thinking", 256 * K, TEXT),
+]
+
+
+@pytest.mark.parametrize(("name", "window", "native"), FACTS)
+def test_a_name_belongs_to_its_family(name: str, window: int, native: bool) -> None:
+    profile = profile_for(name)
+    assert (profile.window, profile.native_tools) == (window, native)
+    assert profile.dialect == "react"
+    assert profile_for(name.upper()) == profile
+    assert profile_for(f"vendor/{name}") == profile
+
+
+@pytest.mark.parametrize(
+    "name", ["", "my-model", "solar-10.7b", "foo1", "ernie-bot-4", "offline", "script-1-20", "a/b/c"]
+)
+def test_an_unknown_name_gets_the_defaults(name: str) -> None:
+    assert profile_for(name) == ModelProfile()
+
+
+STATED = [
+    ("chatglm3-6b-32k", 32 * K),
+    ("moonshot-v1-128k", 128 * K),
+    ("gpt-4-32k", 32 * K),
+    ("Phi-3-mini-128k-instruct", 128 * K),
+    ("yi-34b-200k", 200 * K),
+    ("Qwen2.5-7B-Instruct-1M", 1_000_000),
+    ("unknown-16k", 16 * K),
+]
+
+
+@pytest.mark.parametrize(("name", "window"), STATED)
+def test_a_window_in_the_name_counts_more_than_the_familys(name: str, window: int) -> None:
+    assert profile_for(name).window == window
+
+
+def test_thinking_models_of_openai_have_names_of_their_own() -> None:
+    for name in ("o1", "o3", "o4-mini", "gpt-5", "gpt-5.1"):
+        profile = profile_for(name)
+        assert (profile.max_tokens_name, profile.system_role) == ("max_completion_tokens", "developer")
+    profile = profile_for("gpt-4o")
+    assert (profile.max_tokens_name, profile.system_role) == ("max_tokens", "system")
+
+
+def test_usage_is_not_asked_for_where_the_question_is_refused() -> None:
+    assert not profile_for("mistral-small-latest").usage_in_stream
+    assert profile_for("qwen-max").usage_in_stream
+
+
+def test_families_that_see() -> None:
+    assert all(profile_for(name).images for name in ("gpt-4o", "qwen2.5-vl-7b", "claude-opus-4-1", "gemini-2.0-flash"))
+    assert not any(profile_for(name).images for name in ("gpt-4", "qwen2.5:7b", "deepseek-chat", "chatglm3-6b"))
+
+
+def test_overrides_stand_and_none_leaves_the_fact() -> None:
+    profile = profile_for("gpt-4o", window=1000, native_tools=None, dialect="qwen")
+    assert (profile.window, profile.native_tools, profile.dialect) == (1000, True, "qwen")
+    assert profile_for("chatglm3-6b-32k", window=5).window == 5
+
+
+def test_a_wrong_override_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"'m': there is no field 'windows'; the fields are window, "):
+        profile_for("m", windows=5)
+    with pytest.raises(ConfigError, match=r"'m': Expected `int`, got `str` - at `\$.window`"):
+        profile_for("m", window="big")
+    with pytest.raises(ConfigError, match=r"'m': `window` is 0"):
+        profile_for("m", window=0)

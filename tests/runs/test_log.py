@@ -1,0 +1,407 @@
+"""The one appender of a thread: numbers, commits, what is shown when, and what is kept when another came first."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from stepwell.errors import Conflict, NotFound, StoreError, StoreFull
+from stepwell.events import (
+    CallDelta,
+    CancelRequested,
+    MessageAdded,
+    MessageEnded,
+    MessageStarted,
+    ModelFailed,
+    Recorded,
+    RunClaimed,
+    RunEnded,
+    RunSpec,
+    RunStarted,
+    StepEnded,
+    StepStarted,
+    Stored,
+    TextDelta,
+    ThinkingDelta,
+    TitleChanged,
+    ToolEnded,
+    ToolProgress,
+    ToolStarted,
+    Unknown,
+)
+from stepwell.messages import Message, ToolCall
+from stepwell.runs.channel import Cursor
+from stepwell.runs.log import ThreadLog
+from stepwell.state import State
+from stepwell.store.base import KeyUse, Store, ThreadInfo
+from stepwell.store.memory import MemoryStore
+from tests.support.runs import HeldStore, audit, bounded, open_store
+
+STARTED: tuple[Stored, ...] = (RunStarted(RunSpec()), MessageAdded(Message("user", "go")))
+STEP: tuple[Stored, ...] = (StepStarted(1, "…"), MessageStarted())
+CALLS = MessageEnded(Message("assistant", calls=(ToolCall("a", "t"), ToolCall("b", "t"))), "tool_calls")
+
+
+def clock() -> int:
+    return 7
+
+
+def made(store: Store) -> ThreadLog:
+    log = ThreadLog(store, "t", State(), "ann", clock)
+    log.make(ThreadInfo("t", "ann"))
+    return log
+
+
+def shown(log: ThreadLog) -> list[object]:
+    return [item.event for item in log.channel.after(Cursor())[0]]
+
+
+async def other(store: Store, *events: Stored) -> None:
+    """Append as another process does, which knows only what is stored."""
+    log = ThreadLog(store, "t", State(await store.read("t")), "ann", clock)
+    log.append(*events)
+    await log.committed()
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_events_are_numbered_at_once_and_stored_in_order(kind: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        store = open_store(kind, tmp_path)
+        log = made(store)
+        assert log.append(*STARTED) == 1
+        assert log.append(*STEP) == 3
+        assert (log.state.seq, log.state.run and log.state.run.message) == (4, 4)
+        await log.record(TitleChanged("x"), durable=True)
+        stored = await store.read("t")
+        assert [(each.seq, each.time, each.run) for each in stored] == [(number, 7, 1) for number in range(1, 6)]
+        assert [each.event for each in stored] == shown(log)
+        await log.committed()
+        await store.close()
+
+    bounded(main)
+
+
+def test_what_is_not_on_the_disk_is_not_shown() -> None:
+    async def main() -> None:
+        store = HeldStore()
+        store.held = True
+        log = made(store)
+        log.append(*STARTED)
+        waiter = asyncio.ensure_future(log.committed())
+        await asyncio.sleep(0)
+        log.append(TitleChanged("x"))
+        assert shown(log) == []
+        assert log.busy
+        store.release()
+        await waiter
+        assert shown(log) == list(STARTED)
+        await log.committed()
+        assert shown(log) == [*STARTED, TitleChanged("x")]
+
+    bounded(main)
+
+
+def test_a_cancelled_waiter_undoes_nothing() -> None:
+    async def main() -> None:
+        store = HeldStore()
+        store.held = True
+        log = made(store)
+        waiter = asyncio.ensure_future(log.record(*STARTED, durable=True))
+        await asyncio.sleep(0)
+        waiter.cancel()
+        await asyncio.wait([waiter])
+        store.release()
+        await log.committed()
+        assert len(await store.read("t")) == 2
+
+    bounded(main)
+
+
+def test_progress_is_shown_after_the_call_that_it_belongs_to() -> None:
+    async def main() -> None:
+        store = HeldStore()
+        log = made(store)
+        log.append(*STARTED, *STEP, CALLS)
+        await log.committed()
+        store.held = True
+        log.append(ToolStarted("a", "t"))
+        log.publish(ToolProgress("a", "5%"))
+        log.append(ToolStarted("b", "t"))
+        log.publish(ToolProgress("b", "1%"))
+        log.append(ToolEnded("a", ""))
+        await asyncio.sleep(0)
+        assert shown(log)[5:] == []
+        store.release()
+        await log.committed()
+        assert shown(log)[5:] == [
+            ToolStarted("a", "t"),
+            ToolProgress("a", "5%"),
+            ToolStarted("b", "t"),
+            ToolProgress("b", "1%"),
+            ToolEnded("a", ""),
+        ]
+        log.publish(ToolProgress("b", "9%"))
+        assert shown(log)[10:] == [ToolProgress("b", "9%")]
+        assert {item.run for item in log.channel.after(Cursor())[0]} == {1}
+
+    bounded(main)
+
+
+def test_the_partial_message_is_what_was_shown_of_it() -> None:
+    async def main() -> None:
+        log = made(MemoryStore())
+        log.append(*STARTED)
+        assert log.partial() == Message("assistant")
+        log.append(*STEP)
+        for delta in (ThinkingDelta(4, "h"), TextDelta(4, "a"), CallDelta(4, 0, "t", "{"), TextDelta(4, "b")):
+            log.publish(delta)
+        log.append(TitleChanged("x"))
+        log.publish(ThinkingDelta(4, "m"))
+        assert log.partial() == Message("assistant", "ab", thinking="hm")
+
+    bounded(main)
+
+
+def test_a_full_store_is_told_to_everybody_and_nothing_more_is_taken() -> None:
+    async def main() -> None:
+        store = HeldStore()
+        log = made(store)
+        log.append(*STARTED)
+        await log.committed()
+        store.full = True
+        log.append(*STEP)
+        waiting = log.channel.wait()
+        outcomes = await asyncio.gather(log.committed(), log.committed(), waiting, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [StoreFull, StoreFull, bool]
+        assert log.channel.closed
+        for attempt in (log.committed(), log.record(TitleChanged("x")), log.rebase()):
+            with pytest.raises(StoreFull):
+                await attempt
+        assert shown(log) == list(STARTED)
+
+    bounded(main)
+
+
+def test_what_cannot_be_written_fails_alone_and_the_store_works_on(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = open_store("sqlite", tmp_path)
+        bad, good = made(store), ThreadLog(store, "g", State(), "ann", clock)
+        good.make(ThreadInfo("g", "ann"))
+        bad.append(TitleChanged("\ud800"))
+        good.append(TitleChanged("good"))
+        outcomes = await asyncio.gather(bad.committed(), good.committed(), return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [StoreError, type(None)]
+        assert await store.thread("t") is None
+        assert [each.event for each in await store.read("g")] == [TitleChanged("good")]
+        await store.close()
+
+    bounded(main)
+
+
+# another process came first
+
+
+async def conflict(store: Store, log: ThreadLog, theirs: list[Stored], *ours: Stored) -> list[Recorded]:
+    """Let another process append before our events are stored; return the audited log after the rebase."""
+    await log.committed()
+    await other(store, *theirs)
+    log.append(*ours)
+    with pytest.raises(Conflict):
+        await log.committed()
+    await log.rebase()
+    await log.committed()
+    stored = await store.read("t")
+    audit(stored)
+    assert shown(log) == [each.event for each in stored]
+    assert log.state.seq == len(stored)
+    return stored
+
+
+@pytest.mark.parametrize(
+    ("before", "theirs", "ours", "kept"),
+    [
+        # Facts stay, intents are decided again.
+        ([*STEP], [TitleChanged("x")], [CALLS, ToolStarted("a", "t")], [CALLS]),
+        ([*STEP, CALLS], [TitleChanged("x")], [ToolStarted("a", "t", "write")], []),
+        ([*STEP, CALLS], [TitleChanged("x")], [ToolStarted("a", "t", "write"), TitleChanged("y")], [TitleChanged("y")]),
+        (
+            [*STEP, CALLS],
+            [CancelRequested()],
+            [ToolStarted("a", "t"), ToolStarted("b", "t"), ToolEnded("a", "1")],
+            [ToolStarted("a", "t"), ToolEnded("a", "1")],
+        ),
+        ([], [TitleChanged("x")], [*STEP], []),
+        ([], [TitleChanged("x")], [*STEP, CALLS], [*STEP, CALLS]),
+        ([*STEP], [TitleChanged("x")], [ModelFailed("server", "", 500, 1.0)], []),
+        (
+            [*STEP],
+            [TitleChanged("x")],
+            [MessageEnded(Message("assistant", "hi"), "stop"), StepEnded(), RunEnded("answer")],
+            [MessageEnded(Message("assistant", "hi"), "stop")],
+        ),
+        # Commands stay where they still mean something.
+        ([], [TitleChanged("x")], [CancelRequested("mine")], [CancelRequested("mine")]),
+        ([], [CancelRequested("theirs")], [CancelRequested("mine")], []),
+        ([], [RunEnded("cancelled")], [CancelRequested("mine"), TitleChanged("y")], [TitleChanged("y")]),
+        # What they have closed is not ours any more.
+        (
+            [*STEP],
+            [RunClaimed(1), ModelFailed("interrupted", ""), MessageEnded(Message("assistant"), "error"), StepEnded()],
+            [CALLS],
+            [],
+        ),
+        ([*STEP], [RunClaimed(1)], [CALLS], []),
+        (
+            [*STEP, CALLS, ToolStarted("a", "t", "write"), ToolStarted("b", "t")],
+            [RunClaimed(1), ToolEnded("a", "?", "unknown")],
+            [ToolEnded("a", "1"), ToolEnded("b", "2"), StepEnded(), *STEP],
+            [ToolEnded("b", "2")],
+        ),
+    ],
+)
+def test_after_a_conflict_facts_stand_and_intents_are_dropped(
+    before: list[Stored], theirs: list[Stored], ours: list[Stored], kept: list[Stored]
+) -> None:
+    async def main() -> None:
+        store = HeldStore()
+        log = made(store)
+        log.append(*STARTED, *before)
+        log.carried = 1
+        stored = await conflict(store, log, theirs, *ours)
+        assert [each.event for each in stored] == [*STARTED, *before, *theirs, *kept]
+        claimed = any(isinstance(each, RunClaimed) for each in theirs)
+        assert log.carried == (0 if claimed else 1)
+
+    bounded(main)
+
+
+def test_a_run_that_lost_the_race_to_start_leaves_nothing_behind() -> None:
+    async def main() -> None:
+        store = HeldStore()
+        log = made(store)
+        log.append(TitleChanged("x"))
+        log.carried = 2
+        stored = await conflict(store, log, [*STARTED], *STARTED, *STEP, CALLS, ToolEnded("a", ""), TitleChanged("y"))
+        assert [each.event for each in stored] == [TitleChanged("x"), *STARTED, TitleChanged("y")]
+        assert log.carried == 0
+        assert not log.busy
+
+    bounded(main)
+
+
+def test_facts_that_come_while_the_log_has_lost_its_place_are_kept_too() -> None:
+    async def main() -> None:
+        store = HeldStore()
+        log = made(store)
+        log.append(*STARTED, *STEP, CALLS, ToolStarted("a", "t", "write"), ToolStarted("b", "t", "write"))
+        await log.committed()
+        await other(store, TitleChanged("x"))
+        log.append(ToolEnded("a", "1"))
+        with pytest.raises(Conflict):
+            await log.committed()
+        with pytest.raises(Conflict):
+            await log.record(ToolEnded("b", "2"), StepEnded())
+        await log.rebase()
+        await log.committed()
+        assert [each.event for each in await store.read("t")][7:] == [
+            TitleChanged("x"),
+            ToolEnded("a", "1"),
+            ToolEnded("b", "2"),
+        ]
+
+    bounded(main)
+
+
+def test_only_the_first_of_many_rebases_does_anything(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = open_store("sqlite", tmp_path)
+        log = made(store)
+        log.append(*STARTED)
+        await log.committed()
+        await other(store, TitleChanged("x"))
+        log.append(CancelRequested("mine"))
+        with pytest.raises(Conflict):
+            await log.committed()
+        await asyncio.gather(*(log.rebase() for _ in range(5)))
+        log.append(TitleChanged("y"))
+        await log.rebase()
+        await log.committed()
+        stored = await store.read("t")
+        assert [each.event for each in stored][2:] == [TitleChanged("x"), CancelRequested("mine"), TitleChanged("y")]
+        await store.close()
+
+    bounded(main)
+
+
+def test_whoever_drives_is_told_only_if_what_is_under_way_cannot_stand() -> None:
+    async def main() -> None:
+        for theirs, ours, told in (
+            ([TitleChanged("x")], [TitleChanged("y")], False),
+            ([TitleChanged("x")], [ToolStarted("a", "t")], True),
+            ([TitleChanged("x")], [CancelRequested()], True),
+            ([CancelRequested()], [TitleChanged("y")], True),
+            ([RunClaimed(1)], [TitleChanged("y")], True),
+        ):
+            calls: list[bool] = []
+            store = HeldStore()
+            log = made(store)
+            log.append(*STARTED, *STEP, CALLS)
+            log.interrupt = lambda calls=calls: calls.append(True)
+            await conflict(store, log, list(theirs), *ours)
+            assert bool(calls) == told
+
+    bounded(main)
+
+
+def test_a_thread_that_was_removed_is_not_found_and_its_readers_are_told() -> None:
+    async def main() -> None:
+        store = HeldStore()
+        log = made(store)
+        log.append(*STARTED)
+        await log.committed()
+        await store.delete("t")
+        log.append(TitleChanged("y"))
+        with pytest.raises(Conflict):
+            await log.committed()
+        with pytest.raises(NotFound):
+            await log.rebase()
+        assert log.channel.closed
+
+    bounded(main)
+
+
+def test_nothing_is_appended_to_a_thread_of_a_newer_version() -> None:
+    async def main() -> None:
+        store = HeldStore()
+        log = made(store)
+        log.append(*STARTED)
+        await log.committed()
+        newer = Recorded(3, 0, 1, Unknown(msgspec.Raw(b'{"type":"future"}')))
+        await store.append("t", [newer], expect=2)
+        log.append(TitleChanged("y"))
+        with pytest.raises(Conflict):
+            await log.committed()
+        await log.rebase()
+        assert log.state.foreign == [3]
+        assert (await store.read("t"))[2:] == [newer]
+        assert shown(log)[2:] == [newer.event]
+
+    bounded(main)
+
+
+def test_a_key_is_stored_with_the_events_that_it_made() -> None:
+    async def main() -> None:
+        store = HeldStore()
+        log = made(store)
+        use = KeyUse("ann", "/r", "k", "0" * 64, "t", 1)
+        log.use_key(use)
+        log.append(*STARTED)
+        await log.committed()
+        log.append(TitleChanged("x"))
+        await log.committed()
+        assert await store.key_use("ann", "/r", "k") == use
+
+    bounded(main)

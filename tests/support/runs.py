@@ -1,0 +1,384 @@
+"""Runs over a scripted model for tests: a service with its parts, a reader, and the audit of a log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from dirty_equals import IsStr
+
+from stepwell.agent.base import BaseAgent
+from stepwell.engines.base import Engine
+from stepwell.engines.chat import ChatEngine
+from stepwell.errors import StoreFull
+from stepwell.events import (
+    CallDelta,
+    CancelRequested,
+    MessageAdded,
+    MessageEnded,
+    MessageStarted,
+    ModelFailed,
+    Recorded,
+    RunClaimed,
+    RunEnded,
+    RunSpec,
+    RunStarted,
+    StepEnded,
+    StepStarted,
+    Stored,
+    TextDelta,
+    ThinkingDelta,
+    TitleChanged,
+    ToolEnded,
+    ToolProgress,
+    ToolStarted,
+    Transient,
+    Unknown,
+    decode,
+    encode,
+)
+from stepwell.messages import Message
+from stepwell.models.base import Model
+from stepwell.models.dialects.base import Dialect
+from stepwell.models.scripted import Brain, ModelCall, ScriptedModel, Step
+from stepwell.runs.channel import Cursor, Item, Piece
+from stepwell.runs.service import RunRef, RunService
+from stepwell.state import State
+from stepwell.store.base import Store
+from stepwell.store.memory import MemoryStore
+from stepwell.store.sqlite import SqliteStore
+from stepwell.tools.base import Tool, Toolbox
+
+OWNER = "ann"
+WAIT = 20.0
+"""Seconds that anything of a test may take: a bound, not a pause."""
+REQUEST: Any = IsStr(min_length=40)
+"""Any digest of a request."""
+
+
+class Rig:
+    """A run service over a scripted model.
+
+    Args:
+        store: Where its logs live.
+        model: Who answers: a model, a script, or a function of the request.
+        tools: What it may call.
+        dialect: How it is spoken to.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        model: Model | Brain | Sequence[Step],
+        tools: Sequence[Tool | Callable[..., Any]] = (),
+        dialect: Dialect | None = None,
+    ) -> None:
+        self.store = store
+        self.model = ScriptedModel(model) if callable(model) or isinstance(model, Sequence) else model
+        self.toolbox, self.dialect = Toolbox(tools), dialect
+        self.service = RunService(store, self.assemble)
+
+    def assemble(self, spec: RunSpec) -> Engine:
+        return ChatEngine(BaseAgent(self.model, self.toolbox.specs, dialect=self.dialect), self.toolbox)
+
+    @property
+    def asked(self) -> list[ModelCall]:
+        """What the scripted model was asked."""
+        assert isinstance(self.model, ScriptedModel)
+        return self.model.calls
+
+    async def start(self, text: str = "go", thread: str = "", **spec: Any) -> RunRef:
+        return await self.service.start(OWNER, Message("user", text), RunSpec(**spec), thread=thread)
+
+    async def ended(self, ref: RunRef) -> list[Recorded]:
+        """Wait for a run's end and return its thread's audited log."""
+        async with asyncio.timeout(WAIT):
+            await until(self.service, ref.thread, lambda item: item.run == ref.run and item.ends_run)
+        return await self.log(ref.thread)
+
+    async def log(self, thread: str) -> list[Recorded]:
+        """Return a thread's audited log."""
+        events = await self.store.read(thread)
+        audit(events)
+        return events
+
+    async def play(self, text: str = "go", **spec: Any) -> list[Stored | Unknown]:
+        """Carry a run out and return what happened after the user's message."""
+        log = await self.ended(await self.start(text, **spec))
+        assert isinstance(log[0].event, RunStarted)
+        assert log[1].event == MessageAdded(Message("user", text))
+        return [recorded.event for recorded in log[2:]]
+
+
+def open_store(kind: str, folder: Path) -> Store:
+    return MemoryStore() if kind == "memory" else SqliteStore(folder / "stepwell.db")
+
+
+@asynccontextmanager
+async def rig(
+    model: Model | Brain | Sequence[Step],
+    *tools: Tool | Callable[..., Any],
+    store: Store | None = None,
+    dialect: Dialect | None = None,
+) -> AsyncIterator[Rig]:
+    """Give a rig; afterwards nothing of it may be at work any more."""
+    before = asyncio.all_tasks()
+    made = Rig(store or MemoryStore(), model, tools, dialect)
+    try:
+        yield made
+    finally:
+        async with asyncio.timeout(WAIT):
+            await made.service.stop(0.0)
+    left = asyncio.all_tasks() - before
+    assert not left, f"the service left tasks behind: {left}"
+
+
+async def until(
+    service: RunService, thread: str, last: Callable[[Item], bool], after: Cursor | None = None
+) -> list[Item]:
+    """Follow a thread until an item, and return what came."""
+    seen: list[Item] = []
+    async with aclosing(service.follow(OWNER, thread, after)) as batches:
+        async for items in batches:
+            for item in items:
+                seen.append(item)
+                if last(item):
+                    return seen
+    return seen
+
+
+def said(text: str) -> Callable[[Item], bool]:
+    """Tell the piece of visible text with which everything of `text` has been shown."""
+    shown = ""
+
+    def ends(item: Item) -> bool:
+        nonlocal shown
+        shown += item.event.text if isinstance(item, Piece) else ""
+        return text in shown
+
+    return ends
+
+
+def is_(*kinds: type[Stored] | type[Transient] | type[Unknown]) -> Callable[[Item], bool]:
+    """Tell items of these kinds."""
+    return lambda item: isinstance(item.event, kinds)
+
+
+def bounded(main: Callable[[], Awaitable[None]]) -> None:
+    """Run an async test within a bound."""
+
+    async def body() -> None:
+        async with asyncio.timeout(WAIT * 2):
+            await main()
+
+    asyncio.run(body())
+
+
+def events_of(log: Sequence[Recorded], kind: type[Any]) -> list[Any]:
+    return [recorded.event for recorded in log if isinstance(recorded.event, kind)]
+
+
+def end_of(log: Sequence[Recorded]) -> RunEnded:
+    """Return the last run's end, which is the log's last event."""
+    event = log[-1].event
+    assert isinstance(event, RunEnded), event
+    return event
+
+
+def answer_of(log: Sequence[Recorded]) -> str:
+    """Return the text with which the last run ended."""
+    return events_of(log, MessageEnded)[-1].message.content
+
+
+# what a reader sees
+
+Atom = tuple[object, ...]
+"""A stored event or one code point of transient text, with what it belongs to."""
+
+
+def atoms(items: list[Item]) -> Iterator[Atom]:
+    for item in items:
+        if isinstance(item, Recorded):
+            yield "stored", item.seq
+            continue
+        event = item.event
+        match event:
+            case CallDelta():
+                yield from (("name", event.message, event.index, letter) for letter in event.name)
+                yield from (("call", event.message, event.index, letter) for letter in event.text)
+            case TextDelta() | ThinkingDelta():
+                yield from ((type(event), event.message, letter) for letter in event.text)
+            case ToolProgress():
+                yield from (("progress", event.call, letter) for letter in event.text)
+
+
+def before(everything: list[Atom], cursor: Cursor) -> list[Atom]:
+    """Return what a client has seen whose cursor this is."""
+    start = everything.index(("stored", cursor.seq)) + 1 if cursor.seq else 0
+    return everything[: start + cursor.offset]
+
+
+def cursors(everything: list[Atom]) -> Iterator[Cursor]:
+    """Give every cursor that a client can hold, in the middle of pieces too."""
+    seq, offset = 0, 0
+    yield Cursor()
+    for atom in everything:
+        seq, offset = (int(str(atom[1])), 0) if atom[0] == "stored" else (seq, offset + 1)
+        yield Cursor(seq, offset)
+
+
+# the audit
+
+
+def audit(events: Sequence[Recorded]) -> State:
+    """Check what must hold of every log, at every moment, and return its fold."""
+    state, check = State(), _Audit()
+    for place, recorded in enumerate(events):
+        assert recorded.seq == place + 1, f"number {recorded.seq} stands at place {place + 1}"
+        assert decode(encode(recorded.event)) == recorded.event
+        check.take(recorded)
+        state.apply(recorded)
+        assert (state.run.seq if state.run else 0) == check.run
+    assert state.seq == len(events)
+    assert not state.foreign
+    check_history(list(state.transcript), state.run is not None)
+    return state
+
+
+class _Audit:
+    """The brackets of a log, checked as it goes."""
+
+    def __init__(self) -> None:
+        self.run = self.step = self.steps = self.message = self.epoch = 0
+        self.failing = ""
+        self.open: dict[str, bool] = {}
+        """Calls without a result: whether they have started."""
+        self.ids: set[str] = set()
+
+    def take(self, recorded: Recorded) -> None:
+        event = recorded.event
+        if isinstance(event, RunStarted):
+            assert not self.run, f"{recorded}: a run is open"
+            self.run, self.epoch, self.steps = recorded.seq, 0, 0
+        assert recorded.run == self.run, f"{recorded} belongs to run {recorded.run} inside run {self.run}"
+        if not isinstance(event, RunStarted | MessageAdded | TitleChanged):
+            assert self.run, f"{recorded} stands outside of runs"
+        match event:
+            case StepStarted() | StepEnded():
+                self._step(recorded, event)
+            case MessageStarted() | MessageEnded() | ModelFailed():
+                self._message(recorded, event)
+            case ToolStarted() | ToolEnded():
+                self._call(recorded, event)
+            case RunEnded():
+                left = (self.step, self.message, self.open)
+                assert left == (0, 0, {}), f"{recorded} leaves {left} open"
+                self.run = 0
+            case RunClaimed():
+                assert event.epoch == self.epoch + 1
+                self.epoch += 1
+            case RunStarted() | MessageAdded() | TitleChanged() | CancelRequested():
+                pass
+            case Unknown():
+                raise AssertionError(f"{recorded} is not known")
+
+    def _step(self, recorded: Recorded, event: StepStarted | StepEnded) -> None:
+        assert not self.message, f"{recorded} inside a message"
+        assert not self.open, f"{recorded} before {self.open} ended"
+        if isinstance(event, StepEnded):
+            assert self.step, f"{recorded} ends no step"
+            self.step = 0
+            return
+        assert not self.step, f"{recorded} inside a step"
+        assert event.step == self.steps + 1
+        self.step, self.steps = recorded.seq, event.step
+
+    def _message(self, recorded: Recorded, event: MessageStarted | MessageEnded | ModelFailed) -> None:
+        if isinstance(event, MessageStarted):
+            assert self.step, f"{recorded} stands outside of steps"
+            assert not self.message, f"{recorded} inside a message"
+            self.message, self.failing = recorded.seq, ""
+            return
+        assert self.message, f"{recorded} belongs to no message"
+        if isinstance(event, ModelFailed):
+            self.failing = event.kind
+            return
+        assert event.stop != "error" or self.failing, f"{recorded} failed without a cause"
+        self.message = 0
+        if self.failing == "interrupted" and event.stop == "error":
+            self.steps -= 1
+        for call in event.message.calls:
+            assert call.id not in self.ids, f"{recorded}: the id {call.id} is used twice"
+            self.ids.add(call.id)
+            self.open[call.id] = False
+
+    def _call(self, recorded: Recorded, event: ToolStarted | ToolEnded) -> None:
+        assert event.call in self.open, f"{recorded} has no open call"
+        if isinstance(event, ToolStarted):
+            assert not self.open[event.call], f"{recorded} started before"
+            self.open[event.call] = True
+            return
+        refused = event.status in ("invalid", "unknown_tool", "cancelled")
+        assert self.open.pop(event.call) or refused, f"{recorded} was never started"
+
+
+def check_history(messages: list[Message], running: bool) -> None:
+    """Check that a strict endpoint takes the messages: results after their calls, in order, none missing or empty."""
+    waiting: list[str] = []
+    for place, message in enumerate(messages):
+        assert message.role != "system" or place == 0
+        if waiting:
+            assert (message.role, message.call) == ("tool", waiting[0])
+            waiting.pop(0)
+            continue
+        assert message.role != "tool", f"a result of no call: {message}"
+        if message.role == "assistant":
+            assert message.content or message.calls, "an empty message"
+            waiting = [call.id for call in message.calls]
+        message.content.encode()
+        assert "\0" not in message.content
+    assert running or not waiting, f"no results for {waiting}"
+
+
+class HeldStore(MemoryStore):
+    """A store in memory whose appends are done when the test says so, and which can be full.
+
+    Attributes:
+        held: Appends wait for `release`.
+        full: Appends fail for want of room.
+        waiting: The appends that wait.
+    """
+
+    instant = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = self.full = False
+        self.waiting: list[Callable[[], None]] = []
+
+    def append(self, *args: Any, **more: Any) -> asyncio.Future[None]:
+        outer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def commit() -> None:
+            if self.full:
+                outer.set_exception(StoreFull("no room"))
+                return
+            inner = super(HeldStore, self).append(*args, **more)
+            error = inner.exception()
+            outer.set_result(None) if error is None else outer.set_exception(error)
+
+        if self.held:
+            self.waiting.append(commit)
+        else:
+            asyncio.get_running_loop().call_soon(commit)
+        return outer
+
+    def release(self) -> None:
+        """Let everything that waits be done, and what comes after it."""
+        self.held = False
+        waiting, self.waiting = self.waiting, []
+        for commit in waiting:
+            commit()

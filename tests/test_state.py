@@ -1,0 +1,208 @@
+"""What events add up to: the conversation as a model sees it, and what a run has open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from stepwell.events import (
+    CancelRequested,
+    MessageAdded,
+    MessageEnded,
+    MessageStarted,
+    ModelFailed,
+    Recorded,
+    RunClaimed,
+    RunEnded,
+    RunSpec,
+    RunStarted,
+    StepEnded,
+    StepStarted,
+    Stored,
+    TitleChanged,
+    ToolEnded,
+    ToolStarted,
+    Unknown,
+    decode,
+)
+from stepwell.messages import Message, StopReason, ToolCall, Usage
+from stepwell.state import State
+
+LOGS = sorted((Path(__file__).parent / "logs").glob("v*/*.jsonl"))
+STEP = (StepStarted(1, "…"), MessageStarted())
+
+
+def fold(*events: Stored | Unknown) -> State:
+    return State(Recorded(number, 1000 + number, 0, event) for number, event in enumerate(events, 1))
+
+
+def started(system: str = "") -> tuple[Stored, ...]:
+    return RunStarted(RunSpec(system=system)), MessageAdded(Message("user", "go"))
+
+
+def replied(text: str = "", *calls: str, stop: StopReason = "stop", usage: Usage | None = None) -> MessageEnded:
+    return MessageEnded(Message("assistant", text, calls=tuple(ToolCall(id, "t") for id in calls)), stop, usage)
+
+
+def told(state: State) -> list[str]:
+    return [f"{message.role}: {message.content}" for message in state.transcript]
+
+
+def test_a_new_thread_is_empty() -> None:
+    state = fold()
+    assert (state.seq, state.title, told(state), state.run, state.last, state.foreign) == (0, "", [], None, None, [])
+
+
+def test_results_reach_the_model_in_the_order_of_its_calls_when_all_are_there() -> None:
+    events = (*started(), *STEP, replied("", "a", "b", "c"), ToolEnded("c", "3"), ToolEnded("a", "1"))
+    assert told(fold(*events)) == ["user: go", "assistant: "]
+    assert told(fold(*events, ToolEnded("b", "2")))[2:] == ["tool: 1", "tool: 2", "tool: 3"]
+    assert [message.call for message in fold(*events, ToolEnded("b", "2")).transcript[2:]] == ["a", "b", "c"]
+
+
+def test_a_second_or_foreign_result_changes_nothing() -> None:
+    events = (*started(), *STEP, replied("", "a"), ToolStarted("a", "t"), ToolEnded("a", "1"))
+    late = (
+        ToolEnded("a", "2"),
+        ToolEnded("elsewhere", "3"),
+        ToolStarted("elsewhere", "t"),
+        ToolStarted("a", "t", "write"),
+    )
+    state = fold(*events, *late)
+    assert told(state) == told(fold(*events))
+    assert state.run is not None
+    assert state.run.tool_calls == 1
+    assert state.run.calls["a"].effect == "pure"
+
+
+def test_calls_tell_what_was_started_and_what_is_unanswered() -> None:
+    state = fold(*started(), *STEP, replied("", "a", "b"), ToolStarted("b", "t", "write"))
+    assert state.run is not None
+    assert [(each.call.id, each.started, each.effect) for each in state.run.unanswered()] == [
+        ("a", 0, "pure"),
+        ("b", 6, "write"),
+    ]
+    assert state.has_call("a")
+    assert not state.has_call("c")
+
+
+@pytest.mark.parametrize(
+    ("reply", "kept"),
+    [
+        (replied("text"), True),
+        (replied("", "a", stop="tool_calls"), True),
+        (replied("half", stop="cancelled"), True),
+        (replied("", stop="cancelled"), False),
+        (replied(""), False),
+        (MessageEnded(Message("assistant", thinking="hm"), "stop"), False),
+        (replied("half", stop="error"), False),
+    ],
+)
+def test_only_messages_that_say_something_stay_in_the_conversation(reply: MessageEnded, kept: bool) -> None:
+    assert (len(fold(*started(), *STEP, reply).transcript) == 2) == kept
+
+
+def test_the_system_message_is_the_newest_runs_and_comes_first() -> None:
+    over = (RunEnded("answer"),)
+    assert told(fold(*started("be short"))) == ["system: be short", "user: go"]
+    assert told(fold(*started("be short"), *over, *started("be long"))) == ["system: be long", "user: go", "user: go"]
+    assert told(fold(*started("be short"), *over, *started())) == ["user: go", "user: go"]
+    history = MessageAdded(Message("user", "before"), "history")
+    assert told(fold(history, *started("be short"))) == ["system: be short", "user: before", "user: go"]
+
+
+def test_an_unchanged_system_message_keeps_the_encoded_conversation() -> None:
+    state = fold(*started("be short"), RunEnded("answer"))
+    before = state.transcript
+    state.apply(Recorded(state.seq + 1, 0, 0, RunStarted(RunSpec(system="be short"))))
+    assert state.transcript is before
+
+
+def test_steps_tokens_and_calls_are_counted() -> None:
+    state = fold(
+        *started(),
+        *STEP,
+        replied("", "a", "b", usage=Usage(10, 5, 2)),
+        ToolEnded("a", ""),
+        ToolEnded("b", ""),
+        StepEnded(),
+        *STEP,
+        replied("x", stop="error", usage=Usage(1, 1)),
+    )
+    assert state.run is not None
+    assert (state.run.steps, state.run.tool_calls, state.run.usage) == (2, 2, Usage(11, 6, 2))
+    assert (state.run.step, state.run.message) == (9, 0)
+
+
+def test_a_model_call_that_is_made_again_counts_once() -> None:
+    cut = (*STEP, ModelFailed("interrupted", "…"), replied(stop="error"), StepEnded())
+    state = fold(*started(), *cut, *cut, *STEP)
+    assert state.run is not None
+    assert state.run.steps == 1
+
+
+def test_the_newest_failure_is_remembered_until_a_whole_reply() -> None:
+    failed = ModelFailed("server", "busy", 503, 1.0)
+    state = fold(*started(), *STEP, failed)
+    assert state.run is not None
+    assert state.run.failure == failed
+    state = fold(*started(), *STEP, failed, replied("there"))
+    assert state.run is not None
+    assert (state.run.failure, state.run.reply, state.run.stop) == (None, Message("assistant", "there"), "stop")
+
+
+def test_malformed_replies_are_counted_in_a_row() -> None:
+    def reply(number: int, *statuses: str) -> list[Stored]:
+        ids = [f"{number}{status}" for status in statuses]
+        ends = [ToolEnded(id, "", status) for id, status in zip(ids, statuses, strict=True)]  # type: ignore[arg-type]
+        return [*STEP, replied("", *ids), *ends, StepEnded()]
+
+    for last, count in ((["invalid", "unknown_tool"], 0), (["ok", "invalid"], 0), (["invalid"], 3)):
+        state = fold(*started(), *reply(1, "invalid"), *reply(2, "invalid"), *reply(3, *last))
+        assert state.run is not None
+        assert state.run.malformed == count
+
+
+def test_the_first_cancel_counts() -> None:
+    state = fold(*started(), CancelRequested("one"), CancelRequested("two"))
+    assert state.run is not None
+    assert state.run.cancel == CancelRequested("one")
+
+
+def test_a_run_that_ended_is_remembered_with_its_end() -> None:
+    state = fold(*started(), RunClaimed(3), RunEnded("limit", "steps"))
+    assert state.run is None
+    assert state.last is not None
+    run, end = state.last
+    assert (run.seq, run.epoch, run.started, end) == (1, 3, 1001, RunEnded("limit", "steps"))
+
+
+def test_what_belongs_to_no_open_run_changes_nothing() -> None:
+    state = fold(TitleChanged("t"), *STEP, replied("late"), ToolEnded("a", ""), RunEnded("answer"), CancelRequested())
+    assert (state.seq, state.title, told(state), state.run, state.last) == (7, "t", [], None, None)
+
+
+def test_events_of_newer_versions_are_counted_and_nothing_else() -> None:
+    state = fold(*started(), Unknown(msgspec.Raw(b'{"type":"future"}')), Unknown(msgspec.Raw(b"{}")))
+    assert (state.foreign, state.seq, told(state)) == ([3, 4], 4, ["user: go"])
+
+
+@pytest.mark.parametrize("log", LOGS, ids=lambda log: log.stem)
+def test_going_on_from_any_place_of_a_log_comes_to_the_same(log: Path) -> None:
+    lines = [msgspec.json.decode(line) for line in log.read_bytes().splitlines()]
+    events = [
+        Recorded(line["seq"], line["time"], line["run"], decode(msgspec.json.encode(line["event"]))) for line in lines
+    ]
+    whole = State(events)
+    for place in range(len(events)):
+        state = State(events[:place])
+        for recorded in events[place:]:
+            state.apply(recorded)
+        assert list(state.transcript) == list(whole.transcript)
+        assert (state.seq, state.title, state.foreign) == (whole.seq, whole.title, whole.foreign)
+        assert state.last is not None
+        assert whole.last is not None
+        assert state.last[1] == whole.last[1]
+        assert state.last[0].usage == whole.last[0].usage

@@ -24,7 +24,7 @@ FACTS = [
     ("o3-mini", 200_000, NATIVE),
     ("o4-mini", 200_000, NATIVE),
     ("deepseek-chat", 128 * K, NATIVE),
-    ("deepseek-reasoner", 128 * K, TEXT),
+    ("deepseek-reasoner", 128 * K, NATIVE),
     ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", 32 * K, TEXT),
     ("Qwen-7B-Chat", 8192, TEXT),
     ("qwen-14b-chat-int4", 8192, TEXT),
@@ -61,7 +61,7 @@ FACTS = [
     ("Baichuan2-13B-Chat", 4096, TEXT),
     ("moonshot-v1-8k", 8192, NATIVE),
     ("kimi-k2-0905-preview", 256 * K, NATIVE),
-    ("kimi-k2-thinking", 256 * K, TEXT),
+    ("kimi-k2-thinking", 256 * K, NATIVE),
 ]
 
 
@@ -101,8 +101,15 @@ def test_thinking_models_of_openai_have_names_of_their_own() -> None:
     for name in ("o1", "o3", "o4-mini", "gpt-5", "gpt-5.1"):
         profile = profile_for(name)
         assert (profile.max_tokens_name, profile.system_role) == ("max_completion_tokens", "developer")
+        assert not profile.temperature
     profile = profile_for("gpt-4o")
     assert (profile.max_tokens_name, profile.system_role) == ("max_tokens", "system")
+
+
+def test_thinking_goes_back_only_to_the_families_that_want_it() -> None:
+    assert profile_for("deepseek-reasoner").thinking_back
+    assert profile_for("kimi-k2-thinking").thinking_back
+    assert not profile_for("deepseek-chat").thinking_back
 
 
 def test_usage_is_not_asked_for_where_the_question_is_refused() -> None:

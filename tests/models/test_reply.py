@@ -384,7 +384,7 @@ BROKEN = [
     (b"data: hello\n\n", NO_JSON + "hello"),
     (b"data: [1]\n\n", NO_JSON + "[1]"),
     (b"data: " + b"[" * 100_000 + b"\n\n", NO_JSON + "[" * 4096),
-    (b'data: {"a":' + b"[" * 5000 + b"]" * 5000 + b"}\n\n", NO_JSON + '{"a":' + "[" * 4091),
+    (b'data: {"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}\n\n", NO_JSON + '{"a":' + "[" * 4091),
     (b"{half a docu", NO_JSON + "{half a docu"),
     (b"{}", ENDED),
     (b"<html>no model here</html>", ENDED),

@@ -46,7 +46,20 @@ def test_calls_of_an_assistant_and_null_for_no_text() -> None:
     assert wire(Message("assistant", "Let me see.", calls=calls))["content"] == "Let me see."
 
 
-def test_thinking_and_raw_text_are_never_sent_back() -> None:
+def test_a_family_that_wants_it_gets_its_thinking_back_with_its_calls() -> None:
+    encode = MessageEncoder(ModelProfile(thinking_back=True))
+    called = Message("assistant", thinking="which tool?", calls=(ToolCall("c1", "lookup", '{"key":"k"}'),))
+    assert json.loads(encode(called))["reasoning_content"] == "which tool?"
+    assert "reasoning_content" not in json.loads(encode(Message("assistant", "x", thinking="y")))
+
+
+def test_a_temperature_is_left_out_where_the_family_refuses_it() -> None:
+    request = ModelRequest(Transcript(), settings=Settings(temperature=0.7))
+    assert "temperature" not in tail_fields(request, ModelProfile(temperature=False))
+    assert tail_fields(request, ModelProfile())["temperature"] == 0.7
+
+
+def test_thinking_and_raw_text_are_not_sent_back_unasked() -> None:
     message = Message("assistant", "x", thinking="secret thought", raw="Thought: secret", unmarked=True)
     assert wire(message) == {"role": "assistant", "content": "x"}
 
@@ -91,7 +104,7 @@ def test_arguments_of_past_calls_are_sent_as_an_object(written: str, sent: str) 
 
 
 def test_deeply_nested_arguments_are_sent_as_text() -> None:
-    deep = '{"a":' + "[" * 5000 + "]" * 5000 + "}"
+    deep = '{"a":' + "[" * 200_000 + "]" * 200_000 + "}"
     assert json.loads(sent_arguments(deep)) == {"_invalid": deep}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,14 +29,13 @@ from stepwell.messages import Message, ToolCall
 from stepwell.models.base import ModelRequest
 from stepwell.models.scripted import Answer, Gate, Step, call, reply
 from stepwell.runs.executor import InProcessExecutor
-from stepwell.store.base import Store, ThreadInfo
+from stepwell.store.base import ThreadInfo
 from stepwell.store.memory import MemoryStore
 from stepwell.tools.base import ToolContext
 from stepwell.tools.mark import tool
 from tests.support.runs import (
     OWNER,
     REQUEST,
-    Rig,
     answer_of,
     audit,
     bounded,
@@ -368,36 +366,3 @@ def test_a_run_whose_tool_is_gone_is_told_so(tmp_path: Path) -> None:
             assert [each.status for each in events_of(await made.ended(ref), ToolEnded)] == ["unknown_tool"]
 
     bounded(main)
-
-
-def test_a_service_says_which_runs_stay_open(caplog: pytest.LogCaptureFixture) -> None:
-    class Broken(MemoryStore):
-        """A store that fails at the second append of a thread."""
-
-        instant = False
-
-        def append(self, thread: str, *args: object, **more: object) -> asyncio.Future[None]:
-            if more["expect"]:
-                failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                failed.set_exception(StoreError("the disk is gone"))
-                return failed
-            return super().append(thread, *args, **more)  # type: ignore[arg-type]
-
-    async def main() -> None:
-        store: Store = Broken()
-        gate = Gate()
-        async with rig([reply("a", gates={0: gate})], store=store) as made:
-            ref = await self_start(made, gate)
-            async with asyncio.timeout(5):
-                while made.service._logs:
-                    await asyncio.sleep(0)
-            assert await made.store.open_runs() != []
-            assert f"run of thread {ref} stays open: the disk is gone" in caplog.text
-
-    async def self_start(made: Rig, gate: Gate) -> str:
-        ref = await made.start()
-        gate.set()
-        return ref.thread
-
-    with caplog.at_level(logging.ERROR):
-        bounded(main)

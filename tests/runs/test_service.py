@@ -623,7 +623,9 @@ def test_a_run_that_no_store_takes_is_refused_and_leaves_nothing() -> None:
     bounded(main)
 
 
-def test_a_full_disk_ends_readers_with_the_cause_and_the_run_goes_on_when_there_is_room() -> None:
+def test_a_full_disk_ends_readers_with_the_cause_and_the_run_goes_on_when_there_is_room(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def main() -> None:
         store, gate = HeldStore(), Gate()
         script: list[Step] = [reply(["lost ", "words"], gates={1: gate}), "found again", "next"]
@@ -635,6 +637,7 @@ def test_a_full_disk_ends_readers_with_the_cause_and_the_run_goes_on_when_there_
             gate.set()
             outcomes = await asyncio.gather(*readers, return_exceptions=True)
             assert [type(each) for each in outcomes] == [StoreFull, StoreFull]
+            assert f"run of thread {ref.thread} stays open: no room" in caplog.text
             store.full = False
             with pytest.raises(Busy):
                 await made.start("again", ref.thread)

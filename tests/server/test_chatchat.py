@@ -69,7 +69,7 @@ def success(name: str, given: str, output: str) -> list[str]:
 
 
 def test_a_stream_is_framed_byte_for_byte_as_it_was(tmp_path: Path) -> None:
-    odd = "灯 🏮 \u2028\x85 \"quoted\" \\ </script> it's"
+    odd = '灯 🏮 \u2028\x85 "quoted" \\ </script> it\'s'
 
     async def main() -> None:
         replies = [acts("calculate", "6*7"), answers(odd)]
@@ -194,7 +194,6 @@ def test_the_model_is_offered_the_eight_old_tools_in_their_order(tmp_path: Path)
             await asked(server)
             prompt = endpoint.requests[0].body["messages"][0]["content"]
             assert f"[{', '.join(OLD_TOOLS)}]" in prompt
-            assert "now" not in prompt.split("Question:")[0].partition("\n\n")[2].split(":")[0]
 
     asyncio.run(main())
 
@@ -287,6 +286,7 @@ COERCED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"history": None}, {}),
     ({"history": [{"role": "user", "content": 7, "extra": [1]}]}, {}),
     ({"prompt_name": None}, {}),
+    ({"prompt_name": ""}, {}),
     ({"prompt_name": "ChatGLM3"}, {}),
     ({"extra": {"deep": [1]}, "conversation_id": "x", "tools": ["shell"]}, {}),
 ]
@@ -333,6 +333,8 @@ def told(loc: list[Any], message: str, kind: str, **context: Any) -> dict[str, A
     return {"loc": ["body", *loc], "msg": message, "type": kind, **({"ctx": context} if context else {})}
 
 
+BOOL = ("value could not be parsed to a boolean", "type_error.bool")
+INT = ("value is not a valid integer", "type_error.integer")
 STR = ("str type expected", "type_error.str")
 NONE = ("none is not an allowed value", "type_error.none.not_allowed")
 REFUSED: list[tuple[Any, list[dict[str, Any]]]] = [
@@ -342,9 +344,9 @@ REFUSED: list[tuple[Any, list[dict[str, Any]]]] = [
     ("text", [told(["query"], "field required", "value_error.missing")]),
     ({"query": []}, [told(["query"], *STR)]),
     ({"query": {}}, [told(["query"], *STR)]),
-    ({"query": "x", "stream": "maybe"}, [told(["stream"], "value could not be parsed to a boolean", "type_error.bool")]),
-    ({"query": "x", "stream": 2}, [told(["stream"], "value could not be parsed to a boolean", "type_error.bool")]),
-    ({"query": "x", "stream": []}, [told(["stream"], "value could not be parsed to a boolean", "type_error.bool")]),
+    ({"query": "x", "stream": "maybe"}, [told(["stream"], *BOOL)]),
+    ({"query": "x", "stream": 2}, [told(["stream"], *BOOL)]),
+    ({"query": "x", "stream": []}, [told(["stream"], *BOOL)]),
     ({"query": "x", "history": "x"}, [told(["history"], "value is not a valid list", "type_error.list")]),
     ({"query": "x", "history": {}}, [told(["history"], "value is not a valid list", "type_error.list")]),
     (
@@ -384,15 +386,15 @@ REFUSED: list[tuple[Any, list[dict[str, Any]]]] = [
     ),
     ({"query": "x", "temperature": "hot"}, [told(["temperature"], "value is not a valid float", "type_error.float")]),
     ({"query": "x", "temperature": []}, [told(["temperature"], "value is not a valid float", "type_error.float")]),
-    ({"query": "x", "max_tokens": "many"}, [told(["max_tokens"], "value is not a valid integer", "type_error.integer")]),
-    ({"query": "x", "max_tokens": []}, [told(["max_tokens"], "value is not a valid integer", "type_error.integer")]),
+    ({"query": "x", "max_tokens": "many"}, [told(["max_tokens"], *INT)]),
+    ({"query": "x", "max_tokens": []}, [told(["max_tokens"], *INT)]),
     ({"query": "x", "model_name": []}, [told(["model_name"], *STR)]),
     ({"query": "x", "prompt_name": {}}, [told(["prompt_name"], *STR)]),
     (
         {"query": [], "stream": [], "temperature": "hot"},
         [
             told(["query"], *STR),
-            told(["stream"], "value could not be parsed to a boolean", "type_error.bool"),
+            told(["stream"], *BOOL),
             told(["temperature"], "value is not a valid float", "type_error.float"),
         ],
     ),
@@ -426,7 +428,6 @@ def test_text_that_cannot_be_kept_and_unknown_prompts_are_refused_by_name(tmp_pa
                 ({"model_name": "\0"}, ["model_name"]),
                 ({"prompt_name": "none such"}, ["prompt_name"]),
                 ({"prompt_name": "../default"}, ["prompt_name"]),
-                ({"prompt_name": ""}, ["prompt_name"]),
                 ({"max_tokens": 10**30}, ["max_tokens"]),
                 ({"temperature": 10**400}, ["temperature"]),
                 ({"temperature": "nan"}, ["temperature"]),

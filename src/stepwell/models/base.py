@@ -90,6 +90,8 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True):
         system_role: The role of the system message.
         thinking_field: The field in which its endpoint streams thinking.
         usage_in_stream: Whether the endpoint sends usage when asked with `stream_options`.
+        thinking_back: Whether a reply that calls tools must be sent back with the thinking that led to them.
+        temperature: Whether it takes a temperature.
         max_output: The longest reply it can give, in tokens; 0 when unknown.
     """
 
@@ -101,6 +103,8 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True):
     system_role: str = "system"
     thinking_field: str = "reasoning_content"
     usage_in_stream: bool = True
+    thinking_back: bool = False
+    temperature: bool = True
     max_output: int = 0
 
 

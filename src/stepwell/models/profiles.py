@@ -1,12 +1,10 @@
 """Facts about families of models, as data: windows, native tools, names of parameters.
 
-The figures are read from the vendors' own model pages and model cards; where a family's members differ, the
-smaller one stands, since a window that is too small costs a little and one that is too large costs the run.
-They age: the settings of a model override any of them (`profile_for(name, window=...)`). A server may also be
+Where a family's members differ, or a vendor's page was not at hand, the smaller figure stands, since a window that
+is too small costs a little and one that is too large costs the run. They age: the settings of a model override any of them (`profile_for(name, window=...)`). A server may also be
 started with a smaller window than its model has; then its own figure belongs in the settings.
 
-`native_tools` is off where a family has no tool calls, where its servers rarely switch them on, or where its
-endpoint takes tool calls back only together with the thinking that led to them, which is not sent.
+`native_tools` is off where a family has no tool calls or where its servers rarely switch them on.
 """
 
 from __future__ import annotations
@@ -31,6 +29,8 @@ def _facts(
     usage: bool = True,
     limit: str = "max_tokens",
     system: str = "system",
+    thinks: bool = False,
+    heat: bool = True,
 ) -> ModelProfile:
     return ModelProfile(
         window=window,
@@ -40,15 +40,19 @@ def _facts(
         usage_in_stream=usage,
         max_tokens_name=limit,
         system_role=system,
+        thinking_back=thinks,
+        temperature=heat,
     )
 
 
 def _openai_thinker(window: int, output: int, *, images: bool = True, tools: bool = True) -> ModelProfile:
-    return _facts(window, output, images=images, tools=tools, limit="max_completion_tokens", system="developer")
+    return _facts(
+        window, output, images=images, tools=tools, limit="max_completion_tokens", system="developer", heat=False
+    )
 
 
 _FAMILIES: tuple[tuple[str, ModelProfile], ...] = (
-    # OpenAI. Thinking models refuse `max_tokens` and call the system message the developer's.
+    # OpenAI. Thinking models refuse `max_tokens` and `temperature` and call the system message the developer's.
     (r"gpt-?oss", _facts(128 * K, 128 * K)),
     (r"gpt-?5.*-chat", _facts(128_000, 16_384, images=True, limit="max_completion_tokens")),
     (r"gpt-?[5-9]", _openai_thinker(400_000, 128_000)),
@@ -57,12 +61,15 @@ _FAMILIES: tuple[tuple[str, ModelProfile], ...] = (
     (r"gpt-?4-(turbo|1106|0125|vision)", _facts(128_000, 4096, images=True)),
     (r"gpt-?4", _facts(8192, 8192)),
     (r"gpt-?3\.?5", _facts(16_385, 4096)),
-    (r"o1-(mini|preview)", _facts(128_000, 32_768, tools=False, limit="max_completion_tokens", system="user")),
+    (
+        r"o1-(mini|preview)",
+        _facts(128_000, 32_768, tools=False, limit="max_completion_tokens", system="user", heat=False),
+    ),
     (r"o3-mini", _openai_thinker(200_000, 100_000, images=False)),
     (r"o[1-9](?![a-z0-9.])", _openai_thinker(200_000, 100_000)),
     # DeepSeek. Its thinking mode wants the thinking of earlier tool calls back.
     (r"deepseek-r1-distill", _facts(32 * K, tools=False)),
-    (r"deepseek-?(reasoner|r\d|v4)", _facts(128 * K, 64 * K, tools=False)),
+    (r"deepseek-?(reasoner|r\d|v4)", _facts(128 * K, 64 * K, thinks=True)),
     (r"deepseek-(vl|llm|coder-(v1|\d))", _facts(4096, tools=False)),
     (r"deepseek", _facts(128 * K, 8192)),
     # Qwen. Version 1 and 1.5 have no tool calls; `qwen:` is how Ollama names 1.5.
@@ -127,7 +134,7 @@ _FAMILIES: tuple[tuple[str, ModelProfile], ...] = (
     (r"baichuan-?[34]", _facts(32 * K)),
     (r"baichuan", _facts(4096, tools=False)),
     (r"kimi-(latest|vl)", _facts(128 * K, images=True)),
-    (r"kimi.*thinking|kimi-k2\.\d|kimi-k[3-9]", _facts(256 * K, tools=False, images=True)),
+    (r"kimi.*thinking|kimi-k2\.\d|kimi-k[3-9]", _facts(256 * K, thinks=True, images=True)),
     (r"kimi-k2-0711", _facts(128 * K)),
     (r"kimi-k2", _facts(256 * K)),
     (r"moonshot-v1.*vision", _facts(8192, images=True)),

@@ -49,23 +49,27 @@ class MessageEncoder:
     """Turns messages into their wire JSON; keep one, as `Transcript.rendering` knows it by identity.
 
     Args:
-        profile: Facts about the family, of which `system_role` is used.
+        profile: Facts about the family, of which `system_role`, `thinking_back` and `thinking_field` are used.
     """
 
-    __slots__ = ("_system_role",)
+    __slots__ = ("_system_role", "_thinking_field")
 
     def __init__(self, profile: ModelProfile) -> None:
         self._system_role = profile.system_role
+        self._thinking_field = profile.thinking_field if profile.thinking_back else ""
 
     def __call__(self, message: Message) -> bytes:
-        """Return the message as one JSON object. Thinking and raw text stay at home."""
+        """Return the message as one JSON object. Raw text stays at home, and thinking unless the family wants it."""
         match message.role:
             case "system":
                 return to_json({"role": self._system_role, "content": message.content})
             case "user":
                 return to_json({"role": "user", "content": _parts(message) if message.images else message.content})
             case "assistant":
-                return to_json(_assistant(message))
+                fields = _assistant(message)
+                if self._thinking_field and message.calls:
+                    fields[self._thinking_field] = message.thinking
+                return to_json(fields)
             case "tool":
                 return to_json({"role": "tool", "tool_call_id": message.call, "content": _tool_text(message)})
 
@@ -132,7 +136,7 @@ def tail_fields(request: ModelRequest, profile: ModelProfile) -> dict[str, Any]:
     fields: dict[str, Any] = {"stream": True}
     if profile.usage_in_stream:
         fields["stream_options"] = {"include_usage": True}
-    if settings.temperature is not None:
+    if settings.temperature is not None and profile.temperature:
         fields["temperature"] = settings.temperature
     if settings.max_tokens is not None:
         fields[profile.max_tokens_name] = settings.max_tokens

@@ -15,7 +15,7 @@ from stepwell.engines.words import words
 from stepwell.errors import ConfigError, Conflict, StoreError
 from stepwell.events import RunSpec
 from stepwell.runs.log import ThreadLog, now_ms
-from stepwell.state import RunState, State
+from stepwell.state import RunState
 
 Assemble = Callable[[RunSpec], Engine]
 """Builds the engine of a run; raises ConfigError for a name that the settings do not have."""
@@ -62,7 +62,7 @@ async def _carry_out(log: ThreadLog, assemble: Assemble, driver: _Driver) -> Non
 
 async def _advance(log: ThreadLog, assemble: Assemble, driver: _Driver) -> None:
     engine: Engine | None = None
-    while (run := driver.own(log.state)) is not None:
+    while (run := driver.own(log)) is not None:
         language = run.spec.language
         try:
             if run.cancel is not None:
@@ -101,11 +101,11 @@ class _Driver:
             left = max(0.0, seconds - (now_ms() - run.started) / 1000)
             self._timer = asyncio.get_running_loop().call_later(left, self._time_out)
 
-    def own(self, state: State) -> RunState | None:
-        """Return the run as long as it is open and no other process has taken it over."""
-        run = state.run
-        mine = run is not None and run.seq == self._seq and run.epoch == self._epoch and not state.foreign
-        return run if mine else None
+    def own(self, log: ThreadLog) -> RunState | None:
+        """Return the run as long as it is open and no other process has taken it over or came first."""
+        run = log.state.run
+        mine = run is not None and run.seq == self._seq == log.carried and run.epoch == self._epoch
+        return run if mine and not log.state.foreign else None
 
     def interrupt(self) -> None:
         """Make the driver look at the log again, whatever it waits for."""

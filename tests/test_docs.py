@@ -13,7 +13,9 @@ from typing import Any, get_args
 import msgspec
 import pytest
 from pydantic import BaseModel, SecretStr
+from typer.main import get_command
 
+from stepwell.cli.app import _app
 from stepwell.config import Config, ModelSettings, load
 from stepwell.events import EndReason, Stored, ToolStatus, Transient
 from stepwell.library import Agent
@@ -198,6 +200,31 @@ def test_the_arguments_of_the_decorator_and_of_an_agent_are_explained() -> None:
     assert [name for name in Options._fields if f"\n| `{name}` |" not in text_of("docs/tools.md")] == []
     library = text_of("docs/library.md")
     assert [name for name in list(signature(Agent).parameters) if f"`{name}`" not in library] == []
+
+
+def commands_of(command: Any, name: str) -> dict[str, list[str]]:
+    """Give each command's options by its words; typer brings its own click, which has no public name."""
+    if hasattr(command, "commands"):
+        return {k: v for word, each in command.commands.items() for k, v in commands_of(each, f"{name} {word}").items()}
+    return {name: [option for each in command.params if each.param_type_name == "option" for option in each.opts]}
+
+
+def test_the_page_of_the_command_line_has_every_command_and_option_and_no_others() -> None:
+    commands = commands_of(get_command(_app("en")), "stepwell")
+    page = text_of("docs/cli.md")
+    told = re.findall(r"^\| `(stepwell [a-z ]*[a-z])", page, re.M)
+    assert set(told) == commands.keys()
+    table = re.findall(r"^\| (`-.*?`) \|", page, re.M)
+    options = {option for line in table for option in re.findall(r"`(--?\w+)`", line)}
+    assert options - {"--version", "--help"} == {option for each in commands.values() for option in each}
+
+
+def test_every_command_that_a_page_names_exists() -> None:
+    commands = commands_of(get_command(_app("en")), "stepwell")
+    words = {tuple(name.split()[1:]) for name in commands}
+    named = each_page(r"scripts/stepwell ([a-z]+(?: (?:add|list|revoke))?)")
+    assert ("README.md", "keys add") in {(page.name, command) for page, command in named}
+    assert [f"{page.name}: {command}" for page, command in named if tuple(command.split()) not in words] == []
 
 
 def test_the_page_of_the_architecture_has_every_part_of_the_package_and_no_others() -> None:

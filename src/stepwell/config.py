@@ -8,10 +8,12 @@ folder). It builds nothing from them; `wiring.py` does.
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -22,11 +24,29 @@ OFFLINE = "offline"
 """Name of the embedded model, always there."""
 
 
+def _read(value: Any) -> Any:
+    """Read a table or list that a variable holds as JSON."""
+    try:
+        return json.loads(value) if isinstance(value, str) and value.lstrip()[:1] in ("{", "[") else value
+    except ValueError as error:
+        raise ValueError(f"it is no JSON: {error}") from error
+
+
 def _split(value: Any) -> Any:
+    value = _read(value)
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 Names = Annotated[list[str], BeforeValidator(_split)]
+Table = BeforeValidator(_read)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 class _Section(BaseModel):
@@ -58,12 +78,12 @@ class ModelSettings(_Section):
     """Seconds to wait between two bytes of a reply."""
     attempts: int = Field(default=4, ge=1, le=20)
     """Tries of a call, counted with the first, while no byte of a reply has come."""
-    extra: dict[str, Any] = {}
+    extra: Annotated[dict[str, Any], Table] = {}
     """Further fields of each request's body."""
 
     @model_validator(mode="after")
     def _complete(self) -> ModelSettings:
-        if self.kind == "openai" and not self.base_url.startswith(("http://", "https://")):
+        if self.kind == "openai" and not _is_address(self.base_url):
             raise ValueError("base_url must be the endpoint's address, such as http://127.0.0.1:11434/v1")
         return self
 
@@ -142,7 +162,7 @@ class ChatchatSettings(_Section):
     """Default of `temperature`."""
     history_rounds: int = Field(default=3, ge=0)
     """Rounds of `history` that the model sees (`HISTORY_LEN` there, which kept twice as many)."""
-    dialects: dict[str, str] = {}
+    dialects: Annotated[dict[str, str], Table] = {}
     """Dialect by model name, where it should not be `react`; `native` for native tool calls."""
     max_steps: int = Field(default=15, ge=1)
     """Model calls of one request."""
@@ -158,13 +178,14 @@ class Config(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="STEPWELL_",
         env_nested_delimiter="__",
+        env_ignore_empty=True,
         extra="forbid",
         frozen=True,
         use_attribute_docstrings=True,
         enable_decoding=False,
     )
 
-    host: str = "127.0.0.1"
+    host: str = Field(default="127.0.0.1", min_length=1)
     """Address to listen on; another than loopback needs `auth = "keys"`."""
     port: int = Field(default=8700, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
@@ -180,7 +201,7 @@ class Config(BaseSettings):
     """Longest request body in bytes."""
     default_model: str = ""
     """Name of the model where a request names none; empty: the first of `models`, else `offline`."""
-    models: dict[str, ModelSettings] = {}
+    models: Annotated[dict[str, ModelSettings], Table] = {}
     agent: AgentSettings = AgentSettings()
     limits: LimitSettings = LimitSettings()
     tools: ToolSettings = ToolSettings()
@@ -285,7 +306,7 @@ def load(file: Path | None = None, **values: Any) -> Config:
 
     try:
         return FromFile(**{name: value for name, value in values.items() if value is not None})
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no valid TOML: {error}") from error
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(each, path) for each in error.errors())) from error
@@ -294,8 +315,10 @@ def load(file: Path | None = None, **values: Any) -> Config:
 def _explain(error: Any, path: Path | None) -> str:
     place = ".".join(str(part) for part in error["loc"])
     variable = "STEPWELL_" + "__".join(str(part) for part in error["loc"]).upper()
+    if not place:
+        variable = "the STEPWELL_… variables"
     source = f"{path} or {variable}" if path else variable
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         message = "there is no such setting; see docs/settings.md for their names"
-    return f"{place}: {message} (in {source})" if place else message
+    return f"{place}: {message} (in {source})" if place else f"{message} (in {source})"

@@ -65,6 +65,13 @@ class Cli:
         assert listed.code == 0, listed
         return [line.split("\t")[0] for line in listed.out.splitlines()]
 
+    async def stored(self) -> str:
+        """Wait until a thread is on the disk and return its id: a model may be asked a moment before."""
+        async with asyncio.timeout(WAIT):
+            while not (ids := await self.threads()):
+                pass
+        return ids[0]
+
     async def shown(self, thread: str) -> list[str]:
         """Return the lines of `show`, without numbers and times."""
         done = await self.run("show", thread)
@@ -81,6 +88,7 @@ class Cli:
             yield serving
         finally:
             if process.returncode is None:
+                process.send_signal(signal.SIGCONT)
                 process.send_signal(signal.SIGINT)
             await finish(process)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,19 @@ def test_on_a_pipe_bytes_that_are_no_text_do_no_harm(tmp_path: Path) -> None:
         process = await cli.start("chat", stdin=asyncio.subprocess.PIPE)
         done = await finish(process, b"what is 2+3? \xff\xfe\x00\nwhat is 3+4?")
         assert (done.code, done.out) == (0, "2+3 = 5\n3+4 = 7\n")
+
+    asyncio.run(main())
+
+
+def test_ctrl_c_while_it_waits_for_a_pipe_ends_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        process = await Cli(tmp_path).start("chat", stdin=asyncio.subprocess.PIPE)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"what is 2+3?\n")
+        assert await asyncio.wait_for(process.stdout.readline(), 20) == b"2+3 = 5\n"
+        process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(process.wait(), 20) == 130
 
     asyncio.run(main())
 
@@ -184,9 +198,9 @@ def test_a_run_left_by_a_dead_process_is_gone_on_with_when_its_thread_is_taken_u
             cli = Cli(tmp_path).at(endpoint.base_url)
             process = await cli.start("ask", "hello")
             await endpoint.request(0)
+            thread = await cli.stored()
             process.kill()
             await finish(process)
-            (thread,) = await cli.threads()
             done = await cli.run("chat", "--thread", thread[:8], stdin="go on\n")
             assert (done.code, done.out) == (0, "all of it\nmore\n")
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.cli.running import Cli, Done
+from tests.cli.running import Cli, Done, finish
 from tests.support.endpoint import Cut, Endpoint, Reply, document, error, stream
 
 
@@ -85,6 +86,18 @@ def test_an_endpoint_that_refuses_or_breaks_does_not_work(tmp_path: Path, reply:
     assert (done.code, "BAD  model m" in done.out) == (1, True)
     assert words in remedy_of(done, "model m")
     assert done.out.endswith("Does not work: 1.\n")
+
+
+def test_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Endpoint([Reply([Cut.STALL])]) as endpoint:
+            process = await Cli(tmp_path).at(endpoint.base_url).start("doctor")
+            await endpoint.request(0)
+            process.send_signal(signal.SIGINT)
+            done = await finish(process)
+            assert (done.code, done.out) == (130, "")
+
+    asyncio.run(main())
 
 
 def test_an_endpoint_that_is_not_there_does_not_work(tmp_path: Path) -> None:

@@ -59,11 +59,13 @@ def test_every_text_is_used_and_every_used_one_is_there() -> None:
 
 def test_a_command_does_not_load_what_it_does_not_use() -> None:
     code = (
-        "import sys, stepwell.cli, stepwell.cli.ask\n"
+        "import sys, stepwell.cli\n"
+        "print([name for name in ('typer', 'pydantic') if name in sys.modules])\n"
+        "import stepwell.cli.app, stepwell.cli.ask\n"
         "print([name for name in ('rich', 'aiohttp', 'fastapi', 'uvicorn') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
-    assert done.stdout == "[]\n"
+    assert done.stdout == "[]\n[]\n"
 
 
 @pytest.mark.parametrize(

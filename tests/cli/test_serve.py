@@ -49,6 +49,7 @@ def test_a_signal_ends_it_with_0_and_unfinished_runs_go_on_at_the_next_start(
             async with cli.serving() as first:
                 asking = await cli.start("ask", "hello")
                 await endpoint.request(0)
+                await cli.stored()
                 first.process.send_signal(sign)
                 assert (await finish(first.process)).code == 0
                 assert not (cli.data / "server.json").exists()

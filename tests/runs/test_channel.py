@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepwell.errors import InputError
@@ -40,6 +40,7 @@ def show(channel: Channel, happening: Transient | int) -> list[Item]:
     return [Piece(channel.seq, channel.offset, 1, happening)]
 
 
+@settings(deadline=None, derandomize=True)
 @given(happenings)
 def test_a_reader_gets_exactly_what_lies_beyond_its_cursor(shown: list[Transient | int]) -> None:
     channel = Channel()
@@ -50,6 +51,7 @@ def test_a_reader_gets_exactly_what_lies_beyond_its_cursor(shown: list[Transient
         assert before(everything, cursor) + list(atoms(join(items))) == everything
 
 
+@settings(deadline=None, derandomize=True)
 @given(happenings)
 def test_every_item_tells_the_place_behind_it(shown: list[Transient | int]) -> None:
     channel = Channel()
@@ -64,6 +66,7 @@ def test_every_item_tells_the_place_behind_it(shown: list[Transient | int]) -> N
             assert told == item.event
 
 
+@settings(deadline=None, derandomize=True)
 @given(happenings, st.data())
 def test_a_slow_reader_finds_what_it_missed_joined(shown: list[Transient | int], data: st.DataObject) -> None:
     channel = Channel()
@@ -81,6 +84,7 @@ def test_a_slow_reader_finds_what_it_missed_joined(shown: list[Transient | int],
     assert list(atoms(got + join(items))) == list(atoms(everything))
 
 
+@settings(deadline=None, derandomize=True)
 @given(happenings, st.integers(0, 40), st.integers(0, 40), st.data())
 def test_trimming_takes_only_what_the_store_has_and_nothing_of_an_open_message(
     shown: list[Transient | int], open_at: int, end_at: int, data: st.DataObject

@@ -74,7 +74,7 @@ def test_what_came_while_the_model_answered_is_taken_in(other: Stored, tmp_path:
             asked = request.messages[-1].role == "user"
             return reply(["Wait", "."], call("add", a=1, b=2), gates={1: gate}) if asked else "Done"
 
-        @tool(effect="pure")
+        @tool
         async def add(a: int, b: int) -> int:
             """Add."""
             return a + b

@@ -255,6 +255,12 @@ async def conflict(store: Store, log: ThreadLog, theirs: list[Stored], *ours: St
         ),
         ([*STEP], [RunClaimed(1)], [CALLS], []),
         (
+            [*STEP],
+            [RunClaimed(1)],
+            [MessageEnded(Message("assistant", "hi"), "stop"), StepEnded(), RunEnded("answer")],
+            [],
+        ),
+        (
             [*STEP, CALLS, ToolStarted("a", "t", "write"), ToolStarted("b", "t")],
             [RunClaimed(1), ToolEnded("a", "?", "unknown")],
             [ToolEnded("a", "1"), ToolEnded("b", "2"), StepEnded(), *STEP],

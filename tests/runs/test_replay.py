@@ -15,9 +15,11 @@ import pytest
 from stepwell import prompts
 from stepwell.engines import chat, words
 from stepwell.engines.base import Engine
-from stepwell.errors import ReplayDiffers, ToolError
+from stepwell.errors import ConfigError, ReplayDiffers, ToolError
 from stepwell.events import (
+    CancelRequested,
     Limits,
+    MessageAdded,
     MessageEnded,
     ModelFailed,
     Recorded,
@@ -25,6 +27,7 @@ from stepwell.events import (
     RunEnded,
     RunSpec,
     StepStarted,
+    Stored,
     ToolEnded,
     ToolStarted,
 )
@@ -32,6 +35,7 @@ from stepwell.messages import Message, Usage
 from stepwell.models.base import Failure, Model
 from stepwell.models.scripted import Gate, ScriptedModel, Step, call, reply
 from stepwell.runs.channel import Cursor
+from stepwell.runs.driver import Assemble
 from stepwell.runs.replay import Difference, Sealed, replay
 from stepwell.runs.service import NewThread, RunService
 from stepwell.store.sqlite import SqliteStore
@@ -47,11 +51,12 @@ class Bench:
 
     def __init__(self) -> None:
         self.ran: list[str] = []
-        self.at = {name: Gate() for name in ("look", "save", "swallow")}
+        self.at = {name: Gate() for name in ("look", "save", "deaf")}
         """A tool waits here if its argument is `wait`."""
         self.first = asyncio.Event()
         self.tools: list[Tool] = [
-            as_tool(each) for each in (self._look(), self._save(), self._broken(), self._slow(), self._late())
+            as_tool(each)
+            for each in (self._look(), self._save(), self._broken(), self._slow(), self._late(), self._deaf())
         ]
 
     def _look(self) -> Callable[..., Any]:
@@ -91,6 +96,19 @@ class Bench:
             await asyncio.Event().wait()
 
         return slow
+
+    def _deaf(self) -> Callable[..., Any]:
+        @tool(effect="pure")
+        async def deaf() -> str:
+            """Go on when it is cancelled."""
+            self.at["deaf"].reached.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                return "not yet"
+            return ""
+
+        return deaf
 
     def _late(self) -> Callable[..., Any]:
         @tool(effect="pure")
@@ -135,9 +153,11 @@ class Desk:
 
     def open(self, script: Sequence[Step]) -> ScriptedModel:
         model = ScriptedModel(script)
-        store = SqliteStore(self.path)
-        self.service = RunService(store, lambda spec: chat_engine(spec, model, self.parts.box, None))
+        self.serve(lambda spec: chat_engine(spec, model, self.parts.box, None))
         return model
+
+    def serve(self, assemble: Assemble) -> None:
+        self.service = RunService(SqliteStore(self.path), assemble)
 
     async def start(self, text: str = "go", **more: Any) -> int:
         ref = await self.service.start(OWNER, Message("user", text), self.spec, thread=self.thread, **more)
@@ -300,6 +320,31 @@ async def cancelled_between_processes(desk: Desk) -> None:
     await desk.ended(run)
 
 
+async def cancelled_inside_the_answer_of_a_dialect(desk: Desk) -> None:
+    gate = Gate()
+    desk.open([reply(("Thought: so\nFinal Answer: half", " of it"), gates={1: gate})])
+    run = await desk.start()
+    await asyncio.wait_for(gate.reached.wait(), 10)
+    await desk.service.cancel(OWNER, desk.thread, run)
+    await desk.ended(run)
+
+
+async def cancelled_tool_that_goes_on(desk: Desk) -> None:
+    desk.open([call("deaf")])
+    run = await desk.start()
+    await asyncio.wait_for(desk.bench.at["deaf"].reached.wait(), 10)
+    await desk.service.cancel(OWNER, desk.thread, run)
+    await desk.ended(run)
+
+
+async def settings_that_are_gone(desk: Desk) -> None:
+    def assemble(spec: RunSpec) -> Engine:
+        raise ConfigError("there is no model any more")
+
+    desk.serve(assemble)
+    await desk.ended(await desk.start())
+
+
 async def out_of_time_in_answer(desk: Desk) -> None:
     desk.open([reply(("half", " of it"), gates={1: Gate()})])
     await desk.ended(await desk.start())
@@ -370,6 +415,9 @@ ACTED: Mapping[str, tuple[Play, dict[str, Any]]] = {
     "a react answer cancelled, then another": (cancelled_answer, {"dialect": "react"}),
     "tools cancelled": (cancelled_tools, {}),
     "cancelled while no process carried it": (cancelled_between_processes, {}),
+    "cancelled inside the answer of a dialect": (cancelled_inside_the_answer_of_a_dialect, {"dialect": "react"}),
+    "a tool that goes on when it is cancelled": (cancelled_tool_that_goes_on, {}),
+    "settings that are gone": (settings_that_are_gone, {}),
     "out of time in an answer": (out_of_time_in_answer, {"limits": Limits(seconds=0.2)}),
     "out of time in tools": (out_of_time_in_tools, {"limits": Limits(seconds=0.2)}),
     "a crash in an answer": (crash_in_answer, {}),
@@ -410,6 +458,21 @@ def test_a_run_that_another_process_took_over_inside_a_batch_replays(tmp_path: P
     head = events[:torn]
     claim = Recorded(torn + 1, head[-1].time, head[-1].run, RunClaimed(1))
     assert again(desk, [*head, claim]) is None
+
+
+def test_a_cancelled_run_that_another_process_had_to_close_replays(tmp_path: Path) -> None:
+    desk, events = play(tmp_path, cancelled_inside_the_answer_of_a_dialect, dialect="react")
+    at = number_of(events, CancelRequested)
+    claimed = with_event(events, at + 1, RunClaimed(1))
+    for end in range(len(claimed) + 1):
+        assert again(desk, claimed[:end]) is None, f"cut after {end}"
+
+
+def with_event(events: Sequence[Recorded], seq: int, event: Stored) -> list[Recorded]:
+    """Put an event into a log at this number."""
+    before, after = events[: seq - 1], events[seq - 1 :]
+    put = Recorded(seq, before[-1].time, before[-1].run, event)
+    return [*before, put, *(Recorded(each.seq + 1, each.time, each.run, each.event) for each in after)]
 
 
 # what changed
@@ -479,6 +542,38 @@ def test_a_changed_text_of_a_dialect_is_found_by_parsing_its_raw_text_again(tmp_
     found = again(desk, change(desk, number_of(events, MessageEnded), '"content":"yes"', '"content":"no"'))
     assert found is not None
     assert '"content":"yes"' in found.now
+
+
+def test_a_changed_thought_of_a_dialect_is_found_in_the_same_way(tmp_path: Path) -> None:
+    desk, events = play(tmp_path, script(text_of("Thought: so\nFinal Answer: yes")), dialect="react")
+    found = again(desk, change(desk, number_of(events, MessageEnded), '"thinking":"so"', '"thinking":"or"'))
+    assert found is not None
+    assert '"thinking":"so"' in found.now
+
+
+def test_a_result_of_a_call_that_does_not_run_is_found(tmp_path: Path) -> None:
+    desk, events = play(tmp_path, script(call("look", what="x"), "done"))
+    seq = number_of(events, ToolEnded)
+    found = again(desk, change(desk, seq, '"call":"', '"call":"un'))
+    assert found is not None
+    assert (found.seq, found.kind, found.name) == (seq, "tool", "look")
+
+
+def test_a_second_result_of_a_call_is_found(tmp_path: Path) -> None:
+    desk, events = play(tmp_path, script(reply("", call("look", what="x"), call("look", what="y")), "done"))
+    first, second = (number_of(events, ToolEnded, count) for count in (1, 2))
+    ids = [msgspec.json.decode(events[seq - 1].body)["call"] for seq in (first, second)]
+    found = again(desk, change(desk, second, ids[1], ids[0]))
+    assert found is not None
+    assert (found.seq, found.kind) == (second, "tool")
+
+
+def test_a_message_that_an_engine_made_is_a_decision(tmp_path: Path) -> None:
+    desk, events = play(tmp_path, script(call("look", what="x"), "done"))
+    seq = number_of(events, StepStarted, 2)
+    found = again(desk, with_event(events, seq, MessageAdded(Message("user", "go on"), "engine")))
+    assert found is not None
+    assert (found.seq, found.kind) == (seq, "event")
 
 
 def test_a_changed_constant_of_the_engine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

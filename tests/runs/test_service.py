@@ -31,6 +31,7 @@ from stepwell.models.scripted import Answer, Gate, Step, call, reply
 from stepwell.runs.channel import Cursor, Item
 from stepwell.runs.service import NewThread, Once, RunRef, RunService
 from stepwell.store.base import Store
+from stepwell.store.memory import MemoryStore
 from stepwell.tools.mark import tool
 from tests.support.runs import (
     OWNER,
@@ -224,6 +225,42 @@ def test_the_next_run_may_start_before_the_end_of_the_last_is_on_the_disk() -> N
             stored = await made.ended(outcomes[0])
             assert [each.content for each in [call.messages[-1] for call in made.asked]] == ["go", "second"]
             assert len(events_of(stored, RunEnded)) == 2
+
+    bounded(main)
+
+
+def test_a_run_is_told_only_when_it_is_on_the_disk() -> None:
+    async def main() -> None:
+        store = HeldStore()
+        async with rig(echo, store=store) as made:
+            store.held = True
+            starting = asyncio.ensure_future(made.start())
+            while not store.waiting:
+                await asyncio.sleep(0)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert not starting.done()
+            store.release()
+            assert end_of(await made.ended(await starting)).reason == "answer"
+
+    bounded(main)
+
+
+def test_a_store_in_memory_forgets_old_threads_and_never_one_that_runs() -> None:
+    async def main() -> None:
+        gate = Gate()
+        async with rig(lambda _: reply("x", gates={0: gate}), store=MemoryStore(limit=3)) as made:
+            refs = [await made.start() for _ in range(6)]
+            assert len(await made.service.threads(OWNER)) == 6
+            gate.set()
+            for ref in refs:
+                await made.ended(ref)
+            last = await made.start()
+            await made.ended(last)
+            assert len(await made.service.threads(OWNER)) == 3
+            with pytest.raises(NotFound):
+                await made.start("again", refs[0].thread)
+            assert end_of(await made.ended(await made.start("again", last.thread))).reason == "answer"
 
     bounded(main)
 

@@ -201,7 +201,8 @@ def test_a_stream_that_is_open_when_its_key_is_revoked_ends_and_the_run_goes_on(
             assert await server.service.store.revoke_api_key(server.key.split("_")[1], 1)
             server.service.beat()
             rest = await stream.rest()
-            assert [frame for frame in rest if "ended" in frame.data] == []
+            assert [frame for frame in rest if ", ended" in frame.data] == []
+            assert [thread in frame.body["final_answer"] for frame in rest] == ([] if face == "native" else [True])
             again = await server.stream("GET", f"/api/threads/{thread}/events")
             assert again.status == 401
             held.set()

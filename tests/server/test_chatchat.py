@@ -497,7 +497,7 @@ def test_the_model_sees_as_many_rounds_of_history_as_the_settings_say(
     history = [{"role": role, "content": f"said-{number}."} for number, role in enumerate(roles)]
 
     async def main() -> None:
-        settings = {} if rounds is None else {"chatchat": {"history_rounds": rounds}}
+        settings: dict[str, Any] = {} if rounds is None else {"chatchat": {"history_rounds": rounds}}
         async with (
             Endpoint([answers("ok")]) as endpoint,
             serving(tmp_path, models=scripted(endpoint), **settings) as server,

@@ -1,4 +1,4 @@
-"""Two hundred runs at once, over real sockets, on every face: each stream is complete and knows nothing of the others."""
+"""Two hundred runs at once on real sockets: each stream is complete and knows nothing of the others."""
 
 from __future__ import annotations
 

@@ -22,18 +22,18 @@ def stored(frames: list[Frame]) -> list[dict[str, Any]]:
     return [frame.body for frame in frames if "offset" not in frame.body]
 
 
-def told(frames: list[Frame]) -> list[tuple[Any, ...]]:
+def told(frames: list[Frame]) -> list[list[Any]]:
     """Return the stream however its text was cut: stored events as they are, transient text character by character."""
-    out: list[tuple[Any, ...]] = []
+    out: list[list[Any]] = []
     for frame in frames:
         body, event = frame.body, frame.body["event"]
         if "offset" not in body:
-            out.append((body["seq"], body["time"], str(event)))
+            out.append([body["seq"], body["time"], str(event)])
             continue
         what = (event["type"], event.get("message"), event.get("index"), event.get("call"))
         letters = event.get("name", "") + event.get("text", "")
         first = body["offset"] - len(letters)
-        out += [(body["seq"], first + at + 1, *what, letter) for at, letter in enumerate(letters)]
+        out += [[body["seq"], first + at + 1, *what, letter] for at, letter in enumerate(letters)]
     return out
 
 
@@ -214,13 +214,13 @@ def test_a_dropped_connection_never_stops_a_run(tmp_path: Path, face: str, reset
 def test_a_run_that_nobody_ever_looked_at_is_finished_and_saved(tmp_path: Path) -> None:
     async def main() -> None:
         async with Endpoint(long_run()) as endpoint, serving(tmp_path, models=scripted(endpoint)) as server:
-            threads = [await server.thread() for _ in range(1)]
-            await server.start(threads[0], "x")
-            await (await endpoint.request(1)).answered.wait()
-            status, page = await server.call("GET", f"/api/threads/{threads[0]}/events")
-            while page["events"][-1]["event"]["type"] != "run_ended":
-                status, page = await server.call("GET", f"/api/threads/{threads[0]}/events")
-            assert status == 200
+            thread = await server.thread()
+            await server.start(thread, "x")
+            async with asyncio.timeout(10):
+                while (await server.call("GET", f"/api/threads/{thread}"))[1]["run"]:
+                    pass
+            _, page = await server.call("GET", f"/api/threads/{thread}/events")
+            assert page["events"][-1]["event"] == {"type": "run_ended", "reason": "answer"}
             assert page["events"][-3]["event"]["message"]["content"] == WORDS
 
     asyncio.run(main())

@@ -28,7 +28,7 @@ from stepwell.config import Config
 from stepwell.runs.service import RunService
 from stepwell.server.app import create_app
 from stepwell.server.run import Server as Listening
-from stepwell.server.run import address, listen
+from stepwell.server.run import listen
 from stepwell.store.keys import issue, token
 from stepwell.wiring.host import open_host
 from tests.support.endpoint import Endpoint
@@ -127,12 +127,13 @@ class Stream:
         return frames
 
     async def until(self, type: str) -> list[Frame]:
-        """Return the frames up to the first native event of a type."""
+        """Return the frames up to the first native event of a type, without comments."""
         frames: list[Frame] = []
         while not frames or frames[-1].type != type:
             frame = await self.frame()
             assert frame is not None, f"no {type} in {frames}"
-            frames.append(frame)
+            if not frame.comment:
+                frames.append(frame)
         return frames
 
     async def content(self) -> bytes:
@@ -174,12 +175,23 @@ class Server:
         port: Where it listens.
         key: An API key of `OWNER`; empty where `auth` is off.
         local_key: The key of its address file.
+        listening: What listens.
     """
 
-    def __init__(self, config: Config, app: FastAPI, service: RunService, port: int, key: str, local_key: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        app: FastAPI,
+        service: RunService,
+        port: int,
+        key: str,
+        local_key: str,
+        listening: Listening,
+    ) -> None:
         self.config, self.app, self.service, self.port = config, app, service, port
         self.key, self.local_key = key, local_key
         self.url = f"http://127.0.0.1:{port}"
+        self.listening = listening
         self.logged: list[logging.LogRecord] = []
         self.session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WAIT))
         self._streams: list[Stream] = []
@@ -295,12 +307,13 @@ async def serving(
         key = await issue(host.service.store, OWNER) if auth == "keys" else ""
         app = create_app(config, host.catalog, host.service, local_key)
         listener = listen(config)
-        listening = Listening(app, lambda: host.service.stop(grace))
+        listening = Listening(app, lambda _: host.service.stop(grace))
         listening.config.load()
         listening.lifespan = listening.config.lifespan_class(listening.config)
         await listening.startup([listener])
         await listening.on_tick(0)
-        server = Server(config, app, host.service, int(address(config, listener).rpartition(":")[2]), key, local_key)
+        port = listener.getsockname()[1]
+        server = Server(config, app, host.service, port, key, local_key, listening)
         collector = _Collector(server.logged)
         loggers = [logging.getLogger(name) for name in ("uvicorn.error", "stepwell", "asyncio")]
         for logger in loggers:

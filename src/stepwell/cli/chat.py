@@ -8,6 +8,7 @@ from stepwell.cli import interrupts
 from stepwell.cli.connection import Connection, Place, connected
 from stepwell.cli.lines import Lines
 from stepwell.cli.live import Live
+from stepwell.cli.program import command
 from stepwell.cli.screen import Screen
 from stepwell.cli.sources import Sources
 from stepwell.cli.stopping import Stop
@@ -34,8 +35,8 @@ async def _chat(screen: Screen, sources: Sources, model: str, thread: str) -> in
                 if said.strip():
                     code = await talk.answer(said, model)
             if talk.lines.typed and talk.place.thread:
-                command = f"stepwell chat --thread {talk.place.thread[:12]}"
-                screen.aside("\n" + screen.say("go_on", command=command) + "\n")
+                again = command(sources, "chat", "--thread", talk.place.thread[:12])
+                screen.aside("\n" + screen.say("go_on", command=again) + "\n")
     return code
 
 

@@ -7,6 +7,7 @@ import asyncio
 from stepwell.cli.connection import Connection, Place
 from stepwell.cli.interrupts import Interrupts
 from stepwell.cli.screen import Screen
+from stepwell.errors import StepwellError
 
 
 class Stop:
@@ -26,6 +27,7 @@ class Stop:
         self._connection, self._screen, self._interrupts = connection, screen, interrupts
         self._place: Place | None = None
         self._cancelling: asyncio.Task[None] | None = None
+        self._failure: StepwellError | None = None
         interrupts.call = self._hear
 
     def _hear(self) -> None:
@@ -40,7 +42,13 @@ class Stop:
 
     def _cancel(self) -> None:
         if self.wanted and self._place is not None:
-            self._cancelling = asyncio.create_task(self._connection.cancel(self._place))
+            self._cancelling = asyncio.create_task(self._ask(self._place))
+
+    async def _ask(self, place: Place) -> None:
+        try:
+            await self._connection.cancel(place)
+        except StepwellError as error:  # told by `over`, unless the command ends before
+            self._failure = error
 
     async def over(self) -> None:
         """Let Ctrl-C be as before: the run is over.
@@ -51,3 +59,5 @@ class Stop:
         self._interrupts.call = None
         if self._cancelling is not None:
             await self._cancelling
+        if self._failure is not None:
+            raise self._failure

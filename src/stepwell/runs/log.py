@@ -19,6 +19,7 @@ from stepwell.events import (
     MessageStarted,
     ModelFailed,
     Recorded,
+    RunClaimed,
     RunStarted,
     StepEnded,
     StepStarted,
@@ -179,6 +180,14 @@ class ThreadLog:
                 raise NotFound("There is no such thread.", "thread")
             self._start_over(stored)
 
+    async def refresh(self) -> None:
+        """Take in what other processes appended, if nothing of ours is under way."""
+        async with self._rebasing:
+            stored = await self._store.read(self.thread)
+            quiet = self.error is None and self._saving is None and not self._unsaved
+            if quiet and len(stored) > self._saved:
+                self._start_over(stored)
+
     def _start_over(self, stored: list[Recorded]) -> None:
         news = [recorded for recorded in stored if recorded.seq > self._saved]
         unsaved, old = self._unsaved, self.state.run
@@ -189,7 +198,7 @@ class ThreadLog:
         run = state.run
         if run is None or not run.message:
             self.channel.release()
-        claimed = run is not None and old is not None and run.epoch != old.epoch
+        claimed = any(isinstance(each.event, RunClaimed) for each in news)
         if claimed or (run is not None and news and run.seq >= news[0].seq):
             self.carried = 0
         kept = [] if state.foreign else [each for each in _facts(unsaved) if self._keep(each, claimed)]

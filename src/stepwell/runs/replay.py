@@ -136,9 +136,8 @@ async def _carry_out(log: ReplayLog, parts: Parts) -> None:
             log.take()
             interrupted = False
             continue
-        end = log.interruption()
-        if interrupted or run.cancel is not None or (end is not None and end.cause == "config"):
-            await log.carry(_end(log, run, end))
+        if interrupted or run.cancel is not None:
+            await log.carry(_end(log, run))
         else:
             interrupted = await log.carry(_advance(log, run, parts))
 
@@ -157,8 +156,8 @@ async def _advance(log: ReplayLog, run: RunState, parts: Parts) -> None:
         await log.close("failed", "internal", words("internal", run.spec.language, detail=type(error).__name__))
 
 
-async def _end(log: ReplayLog, run: RunState, end: RunEnded | None) -> None:
-    language = run.spec.language
+async def _end(log: ReplayLog, run: RunState) -> None:
+    end, language = log.interruption(), run.spec.language
     if end is not None and end.cause in FAULTS:
         await log.close(end.reason, end.cause, end.detail)
     elif run.cancel is not None:
@@ -261,15 +260,7 @@ class ReplayLog:
         """Do nothing: all of it is stored."""
 
     def partial(self) -> Message:
-        """Return what had been published of the open message when it was cut off."""
-        for at in range(self._at, len(self._events)):
-            match self._events[at].event:
-                case MessageEnded(message=message):
-                    return message
-                case ToolEnded():
-                    continue
-                case _:
-                    break
+        """Return an empty message: what had been published is in the log, and is what counts."""
         return Message("assistant")
 
     def failure_end(self) -> MessageEnded | None:
@@ -281,7 +272,7 @@ class ReplayLog:
         """Wait until the log has the result of a call, after those that came before it, and return it."""
         while True:
             match self.next():
-                case Recorded(event=ToolEnded() as ended) if self.interruption() is None and self._runs(ended.call):
+                case Recorded(event=ToolEnded() as ended) if self._runs(ended.call):
                     if ended.call == call:
                         return ended
                     await self._moved.wait()
@@ -290,13 +281,12 @@ class ReplayLog:
 
     def _runs(self, call: str) -> bool:
         opened = self.state.run.calls.get(call) if self.state.run else None
-        return opened is not None and opened.started > 0 and opened.ended is None
+        return opened is not None and opened.ended is None
 
     async def stop(self, kind: Kind, name: str) -> NoReturn:
-        """Cut the work off that waits for a model or tool: the log has something else, maybe a difference."""
+        """Cut the work off that waits for a model or tool: the log ends, or the process did, or it differs."""
         recorded = self.next()
-        ended = recorded is None or isinstance(recorded.event, RunClaimed) or self.interruption() is not None
-        if recorded is not None and not ended:
+        if recorded is not None and not isinstance(recorded.event, RunClaimed):
             self.difference = Difference(recorded.seq, kind, name, recorded.body.decode(), "", self.proved)
         await self._halt()
 
@@ -331,7 +321,7 @@ class ReplayModel:
                     failure = Failure(kind, failed.detail, failed.status, failed.retry_in)
                     end = self._log.failure_end()
                     yield Delta(failure=failure, usage=end.usage, stop="error") if end else Delta(failure=failure)
-                case MessageEnded() as ended if self._log.interruption() is None:
+                case MessageEnded() as ended:
                     yield _delta(ended)
                 case _:
                     await self._log.stop("model", "")

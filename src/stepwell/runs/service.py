@@ -223,6 +223,7 @@ class RunService:
         """Record a message and the start of a run without driving it; see `start`."""
         log = await self._current(owner, thread) if thread else self._make(owner, message, new or NewThread())
         if log.state.run is not None:
+            self._let_go(log)
             raise Busy("The thread has an open run; wait for its end or cancel it.", "thread")
         history = [MessageAdded(_cleaned(each), "history") for each in (new.history if new else ())]
         log.carried = log.state.seq + len(history) + 1
@@ -409,6 +410,8 @@ class RunService:
         log = await self._open(owner, thread)
         if log.error is not None:
             await log.rebase()
+        elif log.state.run is not None and log.state.run.seq != log.carried:
+            await log.refresh()  # another process carries it out, and may have ended it
         _check_known(log)
         return log
 

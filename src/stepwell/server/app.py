@@ -63,6 +63,11 @@ def create_app(config: Config, catalog: Catalog, service: RunService, local_key:
         return {"status": "ok", "version": app.version}
 
     _handle_errors(app)
+    _guard(app, config, service, local_key)
+    return app
+
+
+def _guard(app: FastAPI, config: Config, service: RunService, local_key: str) -> None:
     app.add_middleware(Gate, config=config, store=service.store, local_key=local_key)
     if config.origins:  # what a browser asks for its page is answered before the page can send a key
         app.add_middleware(
@@ -72,7 +77,6 @@ def create_app(config: Config, catalog: Catalog, service: RunService, local_key:
             allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id", "x-api-key"],
             expose_headers=["x-stepwell-run", "x-stepwell-thread"],
         )
-    return app
 
 
 async def _beat(service: RunService) -> None:

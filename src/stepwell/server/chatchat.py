@@ -17,7 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from stepwell.config import Config
-from stepwell.errors import StoreError
+from stepwell.errors import InputError, StoreError
 from stepwell.events import Limits
 from stepwell.messages import Message, clean
 from stepwell.runs.catalog import Catalog, Wish
@@ -28,7 +28,7 @@ from stepwell.server import sse
 from stepwell.server.asking import JsonRoute, Key, once_of, run_headers
 from stepwell.server.auth import Caller, caller_of
 from stepwell.server.bodies import Text
-from stepwell.server.chatchat_events import Encoder, Event
+from stepwell.server.chatchat_events import UNFINISHED, Encoder, Event
 
 DAY = 24 * 3600 * 1000
 """Milliseconds of a day."""
@@ -101,7 +101,8 @@ def chatchat_router(config: Config, service: RunService, catalog: Catalog) -> AP
         new = NewThread(history=history if rounds else (), expires=now_ms() + config.chatchat.keep_days * DAY)
         ref = await service.start(caller.owner, Message("user", body.query), spec, new=new, once=once)
         encode = _streamed if body.stream else _whole
-        return sse.response(encode(service, caller, ref), run_headers(ref))
+        events = _events(service, caller, ref, config.chatchat.language)
+        return sse.response(encode(events), run_headers(ref))
 
     return router
 
@@ -124,31 +125,36 @@ def _wish(config: Config, body: AgentChatBody) -> Wish:
     )
 
 
-async def _events(service: RunService, caller: Caller, ref: RunRef) -> AsyncGenerator[Event | None]:
-    """Yield the old events of a run, None for a heartbeat."""
+async def _events(service: RunService, caller: Caller, ref: RunRef, language: str) -> AsyncGenerator[Event | None]:
+    """Yield the old events of a run, its `final_answer` last, None for a heartbeat."""
     encoder = Encoder()
     batches = service.follow(caller.owner, ref.thread, Cursor(ref.run - 1))
+    cause = UNFINISHED[language].format(thread=ref.thread)
     try:
         async for items in sse.watched(batches, caller, sse.Until(ref.run)):
             for item in items:
                 for event in encoder.encode(item.event):
                     yield event
+                    if "final_answer" in event:
+                        return
             if not items:
                 yield None
-    except StoreError as error:  # the headers are gone: old clients read the cause as the answer
-        yield {"final_answer": str(error)}
+    except (InputError, StoreError) as error:
+        cause = str(error)
+    # The headers are gone: old clients read the cause as the answer.
+    yield {"final_answer": cause}
 
 
-async def _streamed(service: RunService, caller: Caller, ref: RunRef) -> AsyncGenerator[bytes]:
+async def _streamed(events: AsyncGenerator[Event | None]) -> AsyncGenerator[bytes]:
     # Old clients take each read of the socket for one event, so every event is a write of its own.
-    async for event in _events(service, caller, ref):
+    async for event in events:
         yield _ping() if event is None else _frame(event)
 
 
-async def _whole(service: RunService, caller: Caller, ref: RunRef) -> AsyncGenerator[bytes]:
+async def _whole(events: AsyncGenerator[Event | None]) -> AsyncGenerator[bytes]:
     answer: list[str] = []
     final = ""
-    async for event in _events(service, caller, ref):
+    async for event in events:
         if event is None:
             yield _ping()
         elif "tools" in event:

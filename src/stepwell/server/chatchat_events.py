@@ -6,6 +6,7 @@ It knows nothing of HTTP. Its labels are part of the wire format; do not transla
 from __future__ import annotations
 
 import json
+from types import MappingProxyType
 from typing import Any
 
 from stepwell.events import (
@@ -29,6 +30,13 @@ UNMARKED = "调用agent工具失败，该回答为大模型自身能力的回答
 """The old answer where the model's reply followed no form."""
 OUT_OF_STEPS = "Agent stopped due to iteration limit or time limit."
 """The old answer where a limit was reached."""
+UNFINISHED = MappingProxyType(
+    {
+        "en": "The connection ends here, before the run does; thread {thread} will hold its answer.",
+        "zh": "连接在运行结束之前中断；最终回答将保存在线程 {thread} 中。",
+    }
+)
+"""The answer where a stream ends before its run: the server stops, or the key was revoked."""
 MARKER = "Final Answer: "
 
 

@@ -57,12 +57,7 @@ def _thread_routes(router: APIRouter, service: RunService) -> None:
         limit: Annotated[int, Query(ge=1, le=PAGE)] = 50,
     ) -> Response:
         """List your threads, newest first."""
-        owner = caller_of(request.scope).owner
-        if before:
-            await service.info(owner, before)
-        found = await service.threads(owner, before=before, limit=limit + 1)
-        more = found[limit - 1].id if len(found) > limit else None
-        return json_response({"threads": [_thread(info) for info in found[:limit]], "next": more})
+        return json_response(await _threads(service, caller_of(request.scope).owner, before, limit))
 
     @router.get("/threads/{thread}", tags=["threads"])
     async def get_thread(request: Request, thread: ThreadId) -> Response:
@@ -197,6 +192,14 @@ def _wish(body: MessageBody) -> Wish:
 
 def _limits(body: LimitsBody | None) -> Limits | None:
     return Limits(body.steps, body.tool_calls, body.tokens, body.seconds) if body else None
+
+
+async def _threads(service: RunService, owner: str, before: str, limit: int) -> dict[str, Any]:
+    if before:
+        await service.info(owner, before)
+    found = await service.threads(owner, before=before, limit=limit + 1)
+    more = found[limit - 1].id if len(found) > limit else None
+    return {"threads": [_thread(info) for info in found[:limit]], "next": more}
 
 
 def _thread(info: ThreadInfo) -> dict[str, Any]:

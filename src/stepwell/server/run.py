@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -16,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from stepwell.config import Config
 from stepwell.errors import ConfigError
+from stepwell.runs.service import GRACE
 
 ADDRESS_FILE = "server.json"
 """In the data folder, for its owner alone: where the server is and a key for the command line."""
@@ -26,6 +28,7 @@ MAX_HEAD = 65_536
 GC_THRESHOLD = 20_000
 """Allocations between two collections; the default of 700 costs a streaming server a third of its speed."""
 
+Drain = Callable[[float], Awaitable[None]]
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -70,10 +73,11 @@ class Server(uvicorn.Server):
 
     Args:
         app: The application.
-        drain: Stops runs and ends streams; called once when no new connection is accepted any more.
+        drain: Stops runs and ends streams, when no new connection is accepted any more; given the seconds that runs
+            may take to end by themselves. A second signal calls it again with none.
     """
 
-    def __init__(self, app: FastAPI, drain: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, app: FastAPI, drain: Drain) -> None:
         # What uvicorn warns of are mistakes of clients, which get an answer that says so.
         super().__init__(
             uvicorn.Config(
@@ -82,11 +86,23 @@ class Server(uvicorn.Server):
         )
         self._drain = drain
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop at a signal, and return to the caller instead of raising the signal again there."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, drain, then close what is left."""
         for server in self.servers:
             server.close()
-        await self._drain()
+        draining = asyncio.ensure_future(self._drain(GRACE))
+        while not draining.done() and not self.force_exit:
+            await asyncio.wait([draining], timeout=0.05)
+        if self.force_exit:
+            draining.cancel()
+            draining = asyncio.ensure_future(self._drain(0.0))
+            self.force_exit = False  # nothing is left to be skipped but the order in which things are closed
+        await draining
         await super().shutdown(sockets)
 
 
@@ -117,7 +133,7 @@ async def serve(
     app: FastAPI,
     listener: socket.socket,
     started: Callable[[], Awaitable[None]],
-    drain: Callable[[], Awaitable[None]],
+    drain: Drain,
 ) -> None:
     """Serve until a signal asks to stop.
 

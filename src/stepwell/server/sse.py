@@ -5,14 +5,16 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html. What the frames 
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import NamedTuple
 
-from fastapi.responses import StreamingResponse
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
-from stepwell.runs.channel import Item, place_of
+from stepwell.runs.channel import Item, Piece
 from stepwell.server.auth import Caller
 
 HEARTBEAT = 15.0
@@ -24,8 +26,10 @@ HEADERS = {"cache-control": "no-cache", "connection": "keep-alive", "x-accel-buf
 
 
 def frame(item: Item) -> bytes:
-    """Return a stored or transient event as one frame of the native stream."""
-    return b"id: %s\ndata: %s\n\n" % (str(place_of(item)).encode(), item.to_json())
+    """Return a stored or transient event as one frame of the native stream; its id is the `Cursor` after it."""
+    if isinstance(item, Piece):
+        return b"id: %d.%d\ndata: %s\n\n" % (item.seq, item.offset, item.to_json())
+    return b"id: %d\ndata: %s\n\n" % (item.seq, item.to_json())
 
 
 def error_frame(message: bytes) -> bytes:
@@ -33,9 +37,48 @@ def error_frame(message: bytes) -> bytes:
     return b"event: error\ndata: %s\n\n" % message
 
 
-def response(body: AsyncIterable[bytes], headers: dict[str, str] | None = None) -> StreamingResponse:
+def response(frames: AsyncGenerator[bytes], headers: dict[str, str] | None = None) -> Response:
     """Return the response that streams frames."""
-    return StreamingResponse(body, media_type="text/event-stream", headers={**HEADERS, **(headers or {})})
+    return EventStream(frames, {**HEADERS, **(headers or {})})
+
+
+class EventStream(Response):
+    """Writes frames as they are made and stops when the client goes; whatever makes them goes on.
+
+    Args:
+        frames: One write each.
+        headers: Of the response.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, frames: AsyncGenerator[bytes], headers: dict[str, str]) -> None:
+        super().__init__(None, headers=headers)
+        del self.headers["content-length"]
+        self._frames, self._over = frames, False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        task = asyncio.current_task()
+        watching = asyncio.ensure_future(self._watch(receive, task))
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async with aclosing(self._frames) as frames:
+                async for data in frames:
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except asyncio.CancelledError:
+            if not watching.done() or task is None or task.uncancel():
+                raise
+        finally:
+            self._over = True
+            watching.cancel()
+
+    async def _watch(self, receive: Receive, task: asyncio.Task[None] | None) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if task is not None and not self._over:
+            task.cancel()
 
 
 class Until(NamedTuple):

@@ -98,6 +98,7 @@ class ConfigCatalog:
         """Return how a run should go; see the port."""
         agent = self._config.agent
         name, model_name = self._find(wish)
+        self._model(name)  # a missing key is told now, not by the run
         language, prompt = self._language(wish), wish.prompt or agent.prompt
         dialect, digests = self._dialect(wish, name, prompt, language)
         return RunSpec(

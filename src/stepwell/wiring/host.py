@@ -92,9 +92,9 @@ async def _serve(config: Config, announce: Callable[[str, str], None]) -> None:
     from stepwell.wiring.parts import preload
 
     host = open_host(config)
-    preload(config)
     store = host.service.store
     try:
+        preload(config)
         listener = listen(config)
         first = "" if await store.api_keys() or config.auth == "off" else await issue(store, "local")
         key = token()

@@ -64,6 +64,8 @@ def _module_tools(name: str) -> list[Tool]:
         raise ConfigError(
             f"tools.modules: cannot import {name}: {error}; install it or put it on PYTHONPATH"
         ) from error
+    except Exception as error:  # the boundary to foreign code: whatever its import raises is told
+        raise ConfigError(f"tools.modules: {name} cannot be used: {type(error).__name__}: {error}") from error
     # By identity: a function may stand in its module under two names.
     marked = {id(each): each for each in vars(module).values() if isinstance(each, Tool) or hasattr(each, ATTRIBUTE)}
     found = [as_tool(each) for each in marked.values()]

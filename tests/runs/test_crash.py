@@ -1,0 +1,109 @@
+"""A process that is killed after any stored event leaves a log from which the next one comes to the same answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from stepwell.agent.base import BaseAgent
+from stepwell.engines.base import Engine
+from stepwell.engines.chat import ChatEngine
+from stepwell.events import MessageEnded, Recorded, RunClaimed, RunSpec, ToolEnded, ToolStarted
+from stepwell.models.base import Model
+from stepwell.runs.replay import replay
+from stepwell.store.sqlite import SqliteStore
+from stepwell.tools.base import Toolbox
+from tests.support.crash import ANSWER, CALLS, Case, tools
+from tests.support.runs import OWNER, answer_of, audit, end_of, events_of
+
+ROOT = Path(__file__).parents[2]
+WRITES = {what for calls in CALLS for name, what in calls if name == "note"}
+
+
+def carry_out(folder: Path, cases: list[Case]) -> dict[str, list[int]]:
+    """Carry cases out in processes forked from one that has imported everything; return how those ended."""
+    program = [sys.executable, "-m", "tests.support.crash", str(folder)]
+    done = subprocess.run(
+        program, input=json.dumps(cases), cwd=ROOT, capture_output=True, text=True, timeout=55, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    ends = dict(json.loads(line) for line in done.stdout.splitlines())
+    assert ends.keys() == {case.name for case in cases}, done.stderr
+    assert not done.stderr
+    return ends
+
+
+def log_of(folder: Path) -> list[Recorded]:
+    async def read() -> list[Recorded]:
+        store = SqliteStore(folder / "stepwell.db")
+        (info,) = await store.threads(OWNER)
+        events = await store.read(info.id)
+        await store.close()
+        return events
+
+    return asyncio.run(read())
+
+
+def check_ledger(folder: Path, log: list[Recorded]) -> Counter[str]:
+    """Check what was done outside against the log; return how often a write's outcome was unknown, done or not."""
+    lines = [line.split() for line in (folder / "ledger").read_text().splitlines()]
+    replies = [each.message for each in events_of(log, MessageEnded)]
+    calls = {call.id: json.loads(call.arguments)["what"] for reply in replies for call in reply.calls}
+    status = {calls[each.call]: each.status for each in events_of(log, ToolEnded)}
+    assert len(status) == 10
+    done = Counter(what for _, what, _ in lines)
+    for what, ended in status.items():
+        assert ended == "ok" or (ended == "unknown" and what in WRITES)
+        assert done[what] >= (ended == "ok")
+        assert done[what] <= 1 or what not in WRITES, f"{what} was written {done[what]} times"
+    keys = {(what, key) for name, what, key in lines if name == "put"}
+    assert len(keys) == len({what for what, _ in keys}), "a call was repeated under another key"
+    return Counter(f"{done[what]} times" for what, ended in status.items() if ended == "unknown")
+
+
+class Parts:
+    """What a replay is made of: neither the model nor the tools can be reached."""
+
+    def versions(self, spec: RunSpec) -> dict[str, str]:
+        return {}
+
+    def toolbox(self, spec: RunSpec) -> Toolbox:
+        return Toolbox(tools(Path("/nowhere")))
+
+    def engine(self, spec: RunSpec, model: Model, toolbox: Toolbox) -> Engine:
+        return ChatEngine(BaseAgent(model, toolbox.specs), toolbox)
+
+
+def test_a_run_killed_after_any_stored_event_ends_with_the_same_answer(tmp_path: Path) -> None:
+    carry_out(tmp_path, [Case("whole", 0, "told")])
+    whole = log_of(tmp_path / "whole")
+    assert answer_of(whole) == ANSWER
+    assert len(events_of(whole, ToolStarted)) == 10
+    numbers = range(2, len(whole) + 1)
+    cases = [Case(f"{at}-committed", at, "committed") for at in numbers]
+    cases += [Case(f"{at}-told", at, "told") for at in numbers]
+    cases += [Case(f"{at}-again", at, "told", 5) for at in numbers if at % 4 == 0 and at < len(whole) - 10]
+    ends = carry_out(tmp_path, cases)
+    unknown: Counter[str] = Counter()
+    for case in cases:
+        log = log_of(tmp_path / case.name)
+        killed = [-signal.SIGKILL] * (1 + bool(case.again))
+        assert ends[case.name] == [*killed, 0], case
+        assert answer_of(log) == ANSWER, case
+        assert end_of(log) == end_of(whole)
+        assert len(log) >= len(whole)
+        audit(log)
+        assert asyncio.run(replay(log, Parts())) is None, case
+        claims = len(events_of(log, RunClaimed))
+        assert claims <= len(killed)
+        if case.when == "committed":  # the others may have stored a few more before they died
+            assert claims == (case.at < len(whole)), case
+        unknown += check_ledger(tmp_path / case.name, log)
+    # The killing fell on both sides of the effects.
+    assert unknown["0 times"] > 0
+    assert unknown["1 times"] > 0

@@ -1,0 +1,229 @@
+"""Processes that die: each carries a run out until so many events are stored, and kills itself with SIGKILL there.
+
+Run as a program, it imports everything once and forks a victim, and then one who goes on, for every number of
+events. Nothing of it may start a thread or a loop before the last fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import apsw
+
+from stepwell.events import Recorded, RunSpec
+from stepwell.messages import Message
+from stepwell.models.base import ModelRequest
+from stepwell.models.scripted import Answer, call, reply
+from stepwell.store.base import KeyUse, ThreadInfo
+from stepwell.store.sqlite import SqliteStore
+from stepwell.tools.base import Tool, ToolContext, as_tool
+from stepwell.tools.mark import tool
+from tests.support.runs import OWNER, Rig, until
+
+When = Literal["committed", "told"]
+"""A victim dies before those who wait for the commit learn of it, or after."""
+
+AT_ONCE = 3
+"""Cases under way at the same time."""
+ANSWER = "All ten calls were made."
+CALLS: tuple[tuple[tuple[str, str], ...], ...] = (
+    (("note", "a"), ("look", "b")),
+    (("put", "c"),),
+    (("note", "d"), ("note", "e"), ("look", "f")),
+    (("look", "g"),),
+    (("note", "h"), ("put", "i")),
+    (("look", "j"),),
+)
+"""The calls of each reply: writing, idempotent and pure ones, ten in all."""
+
+
+class Case(NamedTuple):
+    """One way to die.
+
+    Args:
+        name: A name for its folder.
+        at: So many events are stored when the first process dies; 0 lets it live.
+        when: See `When`.
+        again: So many more are stored when the one who goes on dies too; 0 lets it live.
+    """
+
+    name: str
+    at: int
+    when: When
+    again: int = 0
+
+
+def brain(request: ModelRequest) -> Answer:
+    """Decide by the request alone: which replies have their results."""
+    done = sum(message.role == "tool" for message in request.messages)
+    for calls in CALLS:
+        if not done:
+            return reply("Next: ", *(call(name, what=what) for name, what in calls), cut=2)
+        done -= len(calls)
+    return reply(ANSWER, cut=5)
+
+
+def tools(ledger: Path) -> list[Tool]:
+    """Return the tools; each leaves a line in the ledger that outlives its process."""
+
+    def enter(name: str, what: str, key: str) -> str:
+        file = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(file, f"{name} {what} {key}\n".encode())
+        os.fsync(file)
+        os.close(file)
+        return f"{name} {what} done"
+
+    async def note(what: str, context: ToolContext) -> str:
+        """Note something down; twice is harm."""
+        return enter("note", what, context.key)
+
+    async def put(what: str, context: ToolContext) -> str:
+        """Put something in its place."""
+        return enter("put", what, context.key)
+
+    async def look(what: str, context: ToolContext) -> str:
+        """Look something up."""
+        return enter("look", what, context.key)
+
+    return [
+        as_tool(tool(effect="write")(note)),
+        as_tool(tool(effect="idempotent")(put)),
+        as_tool(tool(effect="pure")(look)),
+    ]
+
+
+class Fatal(SqliteStore):
+    """A store that commits every event alone and kills its process when there are so many.
+
+    Args:
+        path: The database file.
+        at: So many events.
+        when: See `When`.
+    """
+
+    def __init__(self, path: Path, at: int, when: When) -> None:
+        super().__init__(path)
+        self._at, self._when = at, when
+
+    def append(
+        self,
+        thread: str,
+        events: Sequence[Recorded],
+        *,
+        expect: int,
+        new: ThreadInfo | None = None,
+        key: KeyUse | None = None,
+    ) -> asyncio.Future[None]:
+        parts = [events] if new is not None else [[event] for event in events]
+        futures = [
+            super(Fatal, self).append(thread, part, expect=expect + place, new=new, key=key)
+            for place, part in enumerate(parts)
+        ]
+        for place, future in enumerate(futures):
+            if self._when == "told" and expect + len(parts[0]) + place >= self._at:
+                future.add_done_callback(self._die_soon)
+        return futures[-1]
+
+    def _die_soon(self, _: object) -> None:
+        loop = asyncio.get_running_loop()
+        # In the next turn whoever waited is woken, in the one after that it has gone on.
+        loop.call_soon(lambda: loop.call_soon(loop.call_soon, die))
+
+    def _commit(self, jobs: list[Any]) -> None:
+        for job in jobs:
+            super()._commit([job])
+            if self._when == "committed" and self._writer.execute("SELECT count(*) FROM events").get >= self._at:
+                die()
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def first(folder: Path, case: Case) -> None:
+    """Start the run and carry it out as far as the case allows."""
+    path = folder / "stepwell.db"
+    rig = Rig(Fatal(path, case.at, case.when) if case.at else SqliteStore(path), brain, tools(folder / "ledger"))
+    ref = await rig.service.start(OWNER, Message("user", "go"), RunSpec(tools=("note", "put", "look")))
+    await until(rig.service, ref.thread, lambda item: item.ends_run)
+    await rig.service.stop(5.0)
+
+
+async def go_on(folder: Path, at: int, when: When) -> None:
+    """Go on with what another process left."""
+    path = folder / "stepwell.db"
+    rig = Rig(Fatal(path, at, when) if at else SqliteStore(path), brain, tools(folder / "ledger"))
+    await rig.service.resume()
+    for info in await rig.service.threads(OWNER):
+        await until(rig.service, info.id, lambda item: item.ends_run)
+    await rig.service.stop(5.0)
+
+
+def fork(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    """Carry out a coroutine in a process of its own, and return the process."""
+    process = os.fork()
+    if process:
+        return process
+    status = 1
+    try:
+        asyncio.run(main())
+        status = 0
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def stored(folder: Path) -> int:
+    db = apsw.Connection(str(folder / "stepwell.db"))
+    count = db.execute("SELECT count(*) FROM events").get
+    db.close()
+    return count
+
+
+class Running:
+    """A case under way: one process after the other."""
+
+    def __init__(self, folder: Path, case: Case) -> None:
+        self.folder, self.case = folder / case.name, case
+        self.folder.mkdir()
+        self.ends: list[int] = []
+        self.process = fork(lambda: first(self.folder, case))
+
+    def next(self, status: int) -> bool:
+        """Note how a process ended and start the next; return whether there was one to start."""
+        self.ends.append(os.waitstatus_to_exitcode(status))
+        case = self.case
+        if len(self.ends) == 1 and case.again:
+            at = stored(self.folder) + case.again
+            self.process = fork(lambda: go_on(self.folder, at, case.when))
+        elif len(self.ends) <= 1 + bool(case.again):
+            self.process = fork(lambda: go_on(self.folder, 0, case.when))
+        else:
+            return False
+        return True
+
+
+def main(folder: Path, cases: list[Case]) -> None:
+    """Carry cases out, and print how the processes of each ended."""
+    left, running = list(reversed(cases)), dict[int, Running]()
+    while left or running:
+        while left and len(running) < AT_ONCE:
+            started = Running(folder, left.pop())
+            running[started.process] = started
+        process, status = os.wait()
+        ended = running.pop(process)
+        if ended.next(status):
+            running[ended.process] = ended
+        else:
+            print(json.dumps([ended.case.name, ended.ends]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [Case(*each) for each in json.load(sys.stdin)])

@@ -1,0 +1,417 @@
+"""Stepwell inside a program: an agent as an object."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+import stepwell
+from stepwell import Agent, Result, RunFailed, tool
+from stepwell.errors import Busy, ConfigError, NotFound
+from stepwell.events import (
+    CancelRequested,
+    MessageAdded,
+    MessageEnded,
+    Recorded,
+    RunClaimed,
+    RunEnded,
+    RunStarted,
+    StepEnded,
+    TextDelta,
+    ToolEnded,
+)
+from stepwell.messages import Image, Usage
+from stepwell.models.base import Failure, ModelRequest
+from stepwell.models.scripted import Answer, Gate, ScriptedModel, Step, call, reply
+from tests.support.runs import audit, bounded, events_of
+
+
+@tool(effect="pure")
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+async def log_of(agent: Agent, thread: str = "") -> list[Recorded]:
+    store = agent._parts.service().store
+    if not thread:
+        (info,) = await store.threads("local")
+        thread = info.id
+    events = await store.read(thread)
+    audit(events)
+    return events
+
+
+def echo(request: ModelRequest) -> Answer:
+    said = [message.content for message in request.messages if message.role == "user"]
+    return " | ".join(said)
+
+
+@pytest.fixture(params=["memory", "file"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
+    return tmp_path / "threads.db" if request.param == "file" else None
+
+
+# running
+
+
+def test_a_question_gets_an_answer(path: Path | None) -> None:
+    async def main() -> None:
+        script: list[Step] = [reply("", call("add", a=1, b=2), usage=Usage(5, 2)), reply("3", usage=Usage(9, 1))]
+        async with Agent(ScriptedModel(script), tools=[add], system="Be short.", path=path) as agent:
+            result = await agent.run("1 + 2?")
+            assert result == Result("3", result.thread, 1, 2, Usage(14, 3))
+            log = await log_of(agent, result.thread)
+            (started,) = events_of(log, RunStarted)
+            assert (started.spec.system, started.spec.tools, started.spec.face) == ("Be short.", ("add",), "library")
+            assert [each.content for each in events_of(log, ToolEnded)] == ["3"]
+
+    bounded(main)
+
+
+def test_a_conversation_goes_on_in_its_thread(path: Path | None) -> None:
+    async def main() -> None:
+        async with Agent(ScriptedModel(echo), path=path) as agent:
+            first = await agent.run("one")
+            second = await agent.run("two", thread=first.thread)
+            assert (second.text, second.thread, second.run) == ("one | two", first.thread, 8)
+            assert (await agent.run("three")).text == "three"
+            with pytest.raises(NotFound):
+                await agent.run("four", thread="nowhere")
+
+    bounded(main)
+
+
+def test_images_are_shown_with_the_message() -> None:
+    async def main() -> None:
+        model = ScriptedModel(["A cat."])
+        async with Agent(model) as agent:
+            await agent.run("What is this?", images=["https://example.com/cat.png"])
+            assert model.calls[0].messages[-1].images == (Image("https://example.com/cat.png"),)
+
+    bounded(main)
+
+
+def test_an_agent_works_in_one_loop_after_the_other(path: Path | None) -> None:
+    agent = Agent(ScriptedModel(echo), path=path)
+    first = asyncio.run(agent.run("one"))
+    second = asyncio.run(agent.run("two", thread=first.thread))
+    assert second.text == "one | two"
+    asyncio.run(agent.close())
+    asyncio.run(agent.close())
+
+
+def test_many_runs_at_once_keep_apart(path: Path | None) -> None:
+    def brain(request: ModelRequest) -> Answer:
+        last = request.messages[-1]
+        return call("add", a=int(last.content), b=1000) if last.role == "user" else last.content
+
+    async def main() -> None:
+        async with Agent(ScriptedModel(brain), tools=[add], path=path) as agent:
+            results = await asyncio.gather(*(agent.run(str(number)) for number in range(50)))
+            assert [result.text for result in results] == [str(1000 + number) for number in range(50)]
+            for result in results:
+                await log_of(agent, result.thread)
+
+    bounded(main)
+
+
+def test_a_thread_has_one_run_at_a_time() -> None:
+    async def main() -> None:
+        gate = Gate()
+        async with Agent(ScriptedModel(["one", reply("two", gates={0: gate})])) as agent:
+            thread = (await agent.run("first")).thread
+            second = asyncio.ensure_future(agent.run("second", thread=thread))
+            await gate.reached.wait()
+            with pytest.raises(Busy):
+                await agent.run("third", thread=thread)
+            gate.set()
+            assert (await second).text == "two"
+
+    bounded(main)
+
+
+@pytest.mark.parametrize(
+    ("script", "limits", "why"),
+    [
+        ([Failure("auth", "bad key", 401)], {}, "The model failed: bad key"),
+        ([""], {}, "The model returned an empty reply."),
+        ([call("add", a=1, b=1)], {"max_steps": 1}, "The run reached its limit of 1 model calls."),
+        ([reply("x", gates={0: Gate()})], {"max_seconds": 0.02}, "The run reached its limit of 0.02 seconds."),
+        ([], {}, "Stepwell itself failed: ScriptError"),
+    ],
+)
+def test_a_run_without_an_answer_says_why(script: list[Step], limits: dict[str, int], why: str) -> None:
+    async def main() -> None:
+        async with Agent(ScriptedModel(script), tools=[add], **limits) as agent:  # type: ignore[arg-type]
+            with pytest.raises(RunFailed, match=why):
+                await agent.run("go")
+            await log_of(agent)
+
+    bounded(main)
+
+
+def test_an_answer_that_was_cut_says_so() -> None:
+    async def main() -> None:
+        async with Agent(ScriptedModel([reply("It is", stop="length")])) as agent:
+            result = await agent.run("go")
+            assert (result.text, result.cause) == ("It is", "length")
+
+    bounded(main)
+
+
+# cancelling
+
+
+def test_a_cancelled_run_closes_what_it_has_open(path: Path | None) -> None:
+    async def main() -> None:
+        gate = Gate()
+        async with Agent(ScriptedModel([reply(["Half", "."], gates={1: gate}), echo]), path=path) as agent:
+            running = asyncio.ensure_future(agent.run("go"))
+            await gate.reached.wait()
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            log = await log_of(agent)
+            assert [each.event for each in log[4:]] == [
+                CancelRequested(),
+                MessageEnded(log[5].event.message, "cancelled"),  # type: ignore[union-attr]
+                StepEnded(),
+                RunEnded("cancelled", "cancelled", "The run was cancelled."),
+            ]
+            assert log[5].event.message.content == "Half"  # type: ignore[union-attr]
+            (info,) = await agent._parts.service().store.threads("local")
+            assert (await agent.run("again", thread=info.id)).text == "go | again"
+
+    bounded(main)
+
+
+def test_a_run_in_a_time_limit_of_the_program_is_closed_too(path: Path | None) -> None:
+    async def main() -> None:
+        started, stopped = asyncio.Event(), asyncio.Event()
+
+        @tool
+        async def endless() -> None:
+            """Never end."""
+            started.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                stopped.set()
+
+        async with Agent(ScriptedModel([call("endless")]), tools=[endless], path=path) as agent:
+
+            async def limited() -> None:
+                async with asyncio.timeout(None) as scope:
+                    running = asyncio.ensure_future(started.wait())
+                    running.add_done_callback(lambda _: scope.reschedule(0.0))
+                    await agent.run("go")
+
+            with pytest.raises(TimeoutError):
+                await limited()
+            assert stopped.is_set()
+            log = await log_of(agent)
+            assert [each.status for each in events_of(log, ToolEnded)] == ["cancelled"]
+            assert log[-1].event == RunEnded("cancelled", "cancelled", "The run was cancelled.")
+
+    bounded(main)
+
+
+# streaming
+
+
+def test_a_stream_gives_every_event_as_it_happens_and_the_end_last(path: Path | None) -> None:
+    async def main() -> None:
+        script: list[Step] = [call("add", a=1, b=2), reply(["It ", "is 3."])]
+        async with Agent(ScriptedModel(script), tools=[add], path=path) as agent:
+            events = [event async for event in agent.stream("1 + 2?")]
+            assert [type(events[place]) for place in (0, 1, -1)] == [RunStarted, MessageAdded, RunEnded]
+            assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "It is 3."
+            stored = [each.event for each in await log_of(agent)]
+            assert [event for event in events if type(event) in {type(each) for each in stored}] == stored
+
+    bounded(main)
+
+
+def test_a_stream_of_a_failing_run_ends_with_the_failure() -> None:
+    async def main() -> None:
+        async with Agent(ScriptedModel([Failure("server", "down", 500)])) as agent:
+            events = [event async for event in agent.stream("go")]
+            assert events[-1] == RunEnded("failed", "server", "The model failed: down")
+            with pytest.raises(NotFound):
+                await anext(agent.stream("go", thread="nowhere"))
+
+    bounded(main)
+
+
+def test_leaving_a_stream_early_does_not_stop_the_run(path: Path | None) -> None:
+    async def main() -> None:
+        gate, thread = Gate(), ""
+        script: list[Step] = ["one", reply(["Half", " and whole"], gates={1: gate}), echo]
+        async with Agent(ScriptedModel(script), path=path) as agent:
+            thread = (await agent.run("first")).thread
+            async with aclosing(agent.stream("second", thread=thread)) as events:
+                async for event in events:
+                    if isinstance(event, TextDelta):
+                        break
+            with pytest.raises(Busy):
+                await agent.run("third", thread=thread)
+            async with aclosing(agent._parts.service().follow("local", thread)) as batches:
+                gate.set()
+                ends = 0
+                async for items in batches:
+                    ends += sum(item.ends_run for item in items)
+                    if ends == 2:
+                        break
+            log = await log_of(agent, thread)
+            assert events_of(log, MessageEnded)[-1].message.content == "Half and whole"
+            assert (await agent.run("third", thread=thread)).text == "first | second | third"
+
+    bounded(main)
+
+
+# files
+
+
+def test_threads_in_a_file_outlive_the_agent(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Agent(ScriptedModel(echo), path=tmp_path / "threads.db") as agent:
+            first = await agent.run("one")
+        async with Agent(ScriptedModel(echo), path=str(tmp_path / "threads.db")) as agent:
+            assert (await agent.run("two", thread=first.thread)).text == "one | two"
+
+    bounded(main)
+
+
+def test_an_unfinished_run_is_finished_by_the_next_agent(tmp_path: Path) -> None:
+    async def main() -> None:
+        gate, thread = Gate(), ""
+        async with Agent(ScriptedModel([reply(["Half", "."], gates={1: gate})]), path=tmp_path / "t.db") as agent:
+            async with aclosing(agent.stream("go")) as events:
+                async for event in events:
+                    if isinstance(event, TextDelta):
+                        break
+            (info,) = await agent._parts.service().store.threads("local")
+            await agent._parts.service().stop(0.0)
+        async with Agent(ScriptedModel(["Whole."]), path=tmp_path / "t.db") as agent:
+            with pytest.raises(Busy):
+                await agent.run("again", thread=info.id)
+            assert await agent.resume() == 1
+            assert await agent.resume() == 0
+            async with aclosing(agent._parts.service().follow("local", info.id)) as batches:
+                async for items in batches:
+                    if any(item.ends_run for item in items):
+                        break
+            log = await log_of(agent, thread)
+            assert len(events_of(log, RunClaimed)) == 1
+            assert events_of(log, MessageEnded)[-1].message.content == "Whole."
+
+    bounded(main)
+
+
+def test_two_agents_on_one_file_do_not_take_each_others_runs(tmp_path: Path) -> None:
+    async def main() -> None:
+        gate, ran = Gate(), list[str]()
+
+        @tool
+        async def save() -> str:
+            """Save."""
+            ran.append("saved")
+            await gate.wait()
+            return "saved"
+
+        def brain(request: ModelRequest) -> Answer:
+            return "Done" if request.messages[-1].role == "tool" else call("save")
+
+        path = tmp_path / "threads.db"
+        async with (
+            Agent(ScriptedModel(brain), tools=[save], path=path) as one,
+            Agent(ScriptedModel(brain), tools=[save], path=path) as other,
+        ):
+            running = asyncio.ensure_future(one.run("go"))
+            await gate.reached.wait()
+            (info,) = await other._parts.service().store.threads("local")
+            with pytest.raises(Busy):
+                await other.run("again", thread=info.id)
+            assert len(await log_of(one, info.id)) == 6
+            gate.set()
+            assert (await running).text == "Done"
+            assert (await other.run("again", thread=info.id)).text == "Done"
+            assert ran == ["saved"] * 2
+
+    bounded(main)
+
+
+@pytest.mark.parametrize("over", [True, False])
+def test_a_run_that_another_agent_took_over_is_theirs_and_so_is_the_answer(over: bool, tmp_path: Path) -> None:
+    async def main() -> None:
+        mine, theirs = Gate(), Gate()
+        path = tmp_path / "threads.db"
+        async with (
+            Agent(ScriptedModel(lambda _: reply("mine", gates={0: mine})), path=path) as one,
+            Agent(ScriptedModel([reply("theirs", gates={0: theirs})]), path=path) as other,
+        ):
+            running = asyncio.ensure_future(one.run("go"))
+            await mine.reached.wait()
+            assert await other.resume() == 1
+            await theirs.reached.wait()
+            (info,) = await other._parts.service().store.threads("local")
+            if not over:
+                mine.set()
+                with pytest.raises(Busy, match="Another process"):
+                    await running
+            theirs.set()
+            async with aclosing(other._parts.service().follow("local", info.id)) as batches:
+                async for items in batches:
+                    if any(item.ends_run for item in items):
+                        break
+            if over:
+                mine.set()
+                assert (await running).text == "theirs"
+            log = await log_of(other, info.id)
+            assert events_of(log, MessageEnded)[-1].message.content == "theirs"
+            assert (await one.run("again", thread=info.id)).text == "mine"
+
+    bounded(main)
+
+
+def test_wrong_arguments_are_named() -> None:
+    for arguments, named in (
+        ({"model": "qwen3"}, "base_url"),
+        ({"dialect": "morse"}, "morse"),
+        ({"tools": [add, add]}, "add"),
+    ):
+        with pytest.raises(ConfigError, match=named):
+            Agent(**arguments)  # type: ignore[arg-type]
+
+
+# what a program imports
+
+
+def test_importing_an_agent_loads_nothing_heavy() -> None:
+    heavy = ("msgspec", "aiohttp", "pydantic", "fastapi", "apsw", "asyncio", "typer", "rich", "uvicorn", "mcp")
+    program = f"import sys; from stepwell import Agent, tool; print(*(set({heavy!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    assert set(done.stdout.split()) <= {"asyncio"}
+
+
+def test_a_first_run_without_an_endpoint_loads_no_client_and_no_server() -> None:
+    program = (
+        "import asyncio, sys\nfrom stepwell import Agent\nasyncio.run(Agent().run('hello'))\n"
+        "print(*({'aiohttp', 'pydantic', 'fastapi', 'apsw', 'typer', 'rich', 'uvicorn'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.split() == []
+
+
+def test_the_front_of_the_package_has_what_it_names_and_nothing_else() -> None:
+    assert {name: getattr(stepwell, name).__name__ for name in stepwell.__all__} == {
+        name: name for name in stepwell.__all__
+    }
+    with pytest.raises(AttributeError, match="no attribute 'Server'"):
+        _ = stepwell.Server  # type: ignore[attr-defined]

@@ -352,30 +352,36 @@ def test_a_run_that_another_agent_took_over_is_theirs_and_so_is_the_answer(over:
     async def main() -> None:
         mine, theirs = Gate(), Gate()
         path = tmp_path / "threads.db"
+
+        def brain(request: ModelRequest) -> Answer:
+            return "before" if len(request.messages) == 1 else reply("mine", gates={0: mine})
+
         async with (
-            Agent(ScriptedModel(lambda _: reply("mine", gates={0: mine})), path=path) as one,
+            Agent(ScriptedModel(brain), path=path) as one,
             Agent(ScriptedModel([reply("theirs", gates={0: theirs})]), path=path) as other,
         ):
-            running = asyncio.ensure_future(one.run("go"))
+            thread = (await one.run("first")).thread
+            running = asyncio.ensure_future(one.run("go", thread=thread))
             await mine.reached.wait()
             assert await other.resume() == 1
             await theirs.reached.wait()
-            (info,) = await other._parts.service().store.threads("local")
+            while not events_of(await log_of(other, thread), RunClaimed):
+                await asyncio.sleep(0)
             if not over:
                 mine.set()
                 with pytest.raises(Busy, match="Another process"):
                     await running
             theirs.set()
-            async with aclosing(other._parts.service().follow("local", info.id)) as batches:
+            async with aclosing(other._parts.service().follow("local", thread)) as batches:
                 async for items in batches:
-                    if any(item.ends_run for item in items):
+                    if any(item.ends_run and item.run > 1 for item in items):
                         break
             if over:
                 mine.set()
                 assert (await running).text == "theirs"
-            log = await log_of(other, info.id)
+            log = await log_of(other, thread)
             assert events_of(log, MessageEnded)[-1].message.content == "theirs"
-            assert (await one.run("again", thread=info.id)).text == "mine"
+            assert (await one.run("again", thread=thread)).text == "mine"
 
     bounded(main)
 

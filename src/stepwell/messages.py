@@ -122,24 +122,23 @@ class Rendering:
         separator: Stands between two messages.
     """
 
-    __slots__ = ("body", "count", "digest", "encode", "separator")
+    __slots__ = ("body", "count", "encode", "separator")
 
     def __init__(self, encode: Callable[[Message], bytes], separator: bytes = b",") -> None:
         self.encode, self.separator = encode, separator
         self.body = bytearray()
-        self.digest = hashlib.sha256()
         self.count = 0
 
     def update(self, messages: Sequence[Message]) -> Rendering:
         """Append the messages that are new since the last call and return itself."""
-        while self.count < len(messages):
-            data = self.encode(messages[self.count])
-            if self.count:
-                data = self.separator + data
-            self.body += data
-            self.digest.update(data)
-            self.count += 1
+        if self.count < len(messages):
+            new = self.separator.join(map(self.encode, messages[self.count :]))
+            self.body += self.separator + new if self.count else new
+            self.count = len(messages)
         return self
+
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 class Transcript(Sequence[Message]):
@@ -149,11 +148,13 @@ class Transcript(Sequence[Message]):
     (`docs/architecture.md`, "What makes it fast").
     """
 
-    __slots__ = ("_messages", "_renderings")
+    __slots__ = ("_hash", "_hashed", "_messages", "_renderings")
 
     def __init__(self, messages: Iterable[Message] = ()) -> None:
         self._messages = list(messages)
         self._renderings: dict[Callable[[Message], bytes], Rendering] = {}
+        self._hash = hashlib.sha256()
+        self._hashed = 0
 
     def append(self, message: Message) -> None:
         """Add one message at the end."""
@@ -165,6 +166,16 @@ class Transcript(Sequence[Message]):
         if found is None:
             found = self._renderings[encode] = Rendering(encode)
         return found.update(self._messages)
+
+    def digest(self, tail: bytes) -> bytes:
+        """Return the SHA-256 of all messages and then `tail`, hashing each message once."""
+        if self._hashed < len(self._messages):
+            # Each message ends with a line break, so that the hash does not depend on when it was asked for.
+            self._hash.update(b"\n".join([*map(_encode, self._messages[self._hashed :]), b""]))
+            self._hashed = len(self._messages)
+        total = self._hash.copy()
+        total.update(tail)
+        return total.digest()
 
     def __len__(self) -> int:
         return len(self._messages)

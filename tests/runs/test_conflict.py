@@ -419,3 +419,25 @@ def test_calls_of_one_reply_that_meet_a_conflict_are_not_a_fault_of_ours(tmp_pat
             assert len(events_of(log, StepStarted)) == 2
 
     bounded(main)
+
+
+def test_a_run_of_another_process_is_looked_up_anew_before_the_next_one_is_refused(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with two(tmp_path, ["mine"]) as (made, store):
+            info = await made.service.create(OWNER)
+            await append(store, info.id, RunStarted(RunSpec()), MessageAdded(Message("user", "theirs")))
+            with pytest.raises(Busy):
+                await made.start("mine", info.id)
+            assert not made.service._logs
+            # Even where a reader keeps what was known of it.
+            reader = asyncio.ensure_future(until(made.service, info.id, lambda item: item.seq > 3 and item.ends_run))
+            while not made.service._logs:
+                await asyncio.sleep(0)
+            with pytest.raises(Busy):
+                await made.start("mine", info.id)
+            await append(store, info.id, RunEnded("answer"))
+            log = await made.ended(await made.start("mine", info.id))
+            assert answer_of(log) == "mine"
+            assert [item for item in await reader if isinstance(item, Recorded)] == log
+
+    bounded(main)

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from stepwell.messages import NO_TOOLS, Message, StopReason, ToolSpecs, Transcript, Usage
+from stepwell.messages import NO_TOOLS, StopReason, ToolSpecs, Transcript, Usage
 
 FailureKind = Literal[
     "connect", "auth", "rate_limit", "overflow", "request", "server", "stall", "broken", "interrupted", "internal"
@@ -151,20 +151,11 @@ class ModelRequest:
 
         It costs the new messages only. Replay compares it (`docs/architecture.md`, "Replay").
         """
-        total = self.messages.rendering(_neutral).digest.copy()
-        total.update(_tail_bytes(self))
-        return urlsafe_b64encode(total.digest())[:43].decode()
+        tail = _encode((self.model, self.settings)) + self.tools.encoded
+        return urlsafe_b64encode(self.messages.digest(tail))[:43].decode()
 
 
-_encoder = msgspec.json.Encoder(order="deterministic")
-
-
-def _neutral(message: Message) -> bytes:
-    return _encoder.encode(message)
-
-
-def _tail_bytes(request: ModelRequest) -> bytes:
-    return b"\0" + _encoder.encode((request.model, request.settings)) + request.tools.encoded
+_encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 class Model(Protocol):

@@ -1,8 +1,9 @@
 """Facts about families of models, as data: windows, native tools, names of parameters.
 
-Where a family's members differ, or a vendor's page was not at hand, the smaller figure stands, since a window that
-is too small costs a little and one that is too large costs the run. They age: the settings of a model override any of them (`profile_for(name, window=...)`). A server may also be
-started with a smaller window than its model has; then its own figure belongs in the settings.
+Where a family's members differ, or a vendor's page was not at hand, the smaller figure stands, since a window
+that is too small costs a little and one that is too large costs the run. They age: the settings of a model
+override any of them (`profile_for(name, window=...)`). A server may also be started with a smaller window than
+its model has; then its own figure belongs in the settings.
 
 `native_tools` is off where a family has no tool calls or where its servers rarely switch them on.
 """

@@ -91,7 +91,7 @@ class _Driver:
 
     def __init__(self, run: RunState) -> None:
         self.late = False
-        self._seq, self._epoch = run.seq, run.epoch
+        self._seq = run.seq
         task = asyncio.current_task()
         assert task is not None
         self._task, self._before, self._interruptions = task, task.cancelling(), 0
@@ -104,7 +104,7 @@ class _Driver:
     def own(self, log: ThreadLog) -> RunState | None:
         """Return the run as long as it is open and no other process has taken it over or came first."""
         run = log.state.run
-        mine = run is not None and run.seq == self._seq == log.carried and run.epoch == self._epoch
+        mine = run is not None and run.seq == self._seq == log.carried
         return run if mine and not log.state.foreign else None
 
     def interrupt(self) -> None:

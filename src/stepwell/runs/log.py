@@ -58,7 +58,7 @@ class ThreadLog:
         clock: Gives the time in milliseconds since 1970.
 
     Attributes:
-        carried: Number of the newest run that is to be carried out here.
+        carried: Number of the run that is to be carried out here; 0 where another process took it.
         turn: Held by whoever drives a run of the thread.
         interrupt: Makes the one who drives look at the log again; None while nobody does.
     """

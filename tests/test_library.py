@@ -363,6 +363,8 @@ def test_a_run_that_another_agent_took_over_is_theirs_and_so_is_the_answer(over:
             thread = (await one.run("first")).thread
             running = asyncio.ensure_future(one.run("go", thread=thread))
             await mine.reached.wait()
+            while len(await log_of(other, thread)) < 11:  # with the start of its message
+                await asyncio.sleep(0)
             assert await other.resume() == 1
             await theirs.reached.wait()
             while not events_of(await log_of(other, thread), RunClaimed):

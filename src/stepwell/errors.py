@@ -26,7 +26,7 @@ class StepwellError(Exception):
     """Stepwell could not do what was asked."""
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(message or (type(self).__doc__ or "").strip())
+        super().__init__(message or (type(self).__doc__ or "").split("\n\n")[0].strip())
 
 
 class ConfigError(StepwellError):
@@ -46,7 +46,7 @@ class InputError(StepwellError):
     """
 
     def __init__(self, message: str = "", field: str = "") -> None:
-        super().__init__(message or "The request is wrong.")
+        super().__init__(message)
         self.field = field
 
 

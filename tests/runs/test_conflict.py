@@ -52,6 +52,8 @@ async def two(
 
 async def append(store: Store, thread: str, *events: Stored) -> None:
     log = ThreadLog(store, thread, State(await store.read(thread)), OWNER)
+    if log.state.run is None and isinstance(events[0], CancelRequested):
+        raise Conflict
     log.append(*events)
     await log.committed()
 
@@ -148,7 +150,7 @@ def test_a_cancel_of_another_process_comes_before_an_effect_or_after_it_but_neve
             ref = await made.start()
             for _ in range(turns):
                 await asyncio.sleep(0)
-            with suppress(Conflict):  # we came second ourselves
+            with suppress(Conflict):  # the run came first, or is over
                 await append(store, ref.thread, CancelRequested("theirs"))
             log = await made.ended(ref)
             assert ran == ["saved"] * [each.status for each in events_of(log, ToolEnded)].count("ok")
@@ -250,8 +252,9 @@ def test_two_services_that_take_over_at_once_come_to_one_end(tmp_path: Path) -> 
             log = await made.log(ref.thread)
             assert len(events_of(log, RunEnded)) == 1
             assert end_of(log).reason == "answer"
-            assert ran == ["saved"] * sum(each.status == "ok" for each in events_of(log, ToolEnded))
+            # The second taker may have come while the tool ran for the first: then nobody knows, and nobody repeats it.
             assert len(ran) <= 1
+            assert [each.status for each in events_of(log, ToolEnded)] in (["ok"], ["unknown"])
 
     bounded(main)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
+from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
@@ -143,6 +145,21 @@ def _rest(piece: Piece, offset: int) -> Piece:
     return Piece(piece.seq, piece.offset, piece.run, event)
 
 
+Eager = Callable[[list[Item]], Literal["taken", "left", "full"]]
+"""Takes what happens in the turn of the loop in which it happens: it took it, it leaves it to its reader, or it took
+it and can take no more for now."""
+
+
+class _Waiting:
+    """A reader that lets an `Eager` take what is shown while it waits."""
+
+    __slots__ = ("cursor", "eager", "future", "place")
+
+    def __init__(self, eager: Eager, place: int, cursor: Cursor) -> None:
+        self.eager, self.place, self.cursor = eager, place, cursor
+        self.future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+
 class Channel:
     """The shared list of one thread.
 
@@ -159,6 +176,7 @@ class Channel:
         self._base = 0
         self._open: int | None = None
         self._waiters: list[asyncio.Future[bool]] = []
+        self._waiting: list[_Waiting] = []
         self.readers = 0
         self.closed = False
 
@@ -177,7 +195,7 @@ class Channel:
             return
         self.offset += width
         self._items.append(Piece(self.seq, self.offset, run, event))
-        if self._waiters:
+        if self._waiters or self._waiting:
             self._wake()
 
     def hold(self, seq: int) -> None:
@@ -230,6 +248,21 @@ class Channel:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
 
+    async def pass_on(self, eager: Eager | None, place: int, cursor: Cursor) -> tuple[bool, int, Cursor]:
+        """Wait as `wait` does while `eager`, if there is one, takes what is shown; return also how far it got.
+
+        A reader that is not woken for each piece costs no switch of tasks.
+        """
+        if eager is None:
+            return await self.wait(), place, cursor
+        waiting = _Waiting(eager, place, cursor)
+        self._waiting.append(waiting)
+        try:
+            return await waiting.future, waiting.place, waiting.cursor
+        finally:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+
     def beat(self) -> None:
         """Wake readers although nothing is shown."""
         self._wake(False)
@@ -239,6 +272,22 @@ class Channel:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(shown)
+        if self._waiting:
+            self._waiting = [each for each in self._waiting if self._keeps_waiting(each, shown)]
+
+    def _keeps_waiting(self, waiting: _Waiting, shown: bool) -> bool:
+        if waiting.future.done():
+            return False
+        items, place = self.since(waiting.place)
+        if items and not self.closed:
+            outcome = waiting.eager(join(items))
+            if outcome != "left":
+                waiting.place, waiting.cursor = place, place_of(items[-1])
+            if outcome == "taken":
+                return True
+            shown = outcome == "left"
+        waiting.future.set_result(shown)
+        return False
 
     def _trim(self) -> None:
         cut = len(self._items) - KEEP

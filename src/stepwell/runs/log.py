@@ -140,12 +140,18 @@ class ThreadLog:
         """Wait until everything recorded so far is on the disk."""
         if self.error is not None:
             raise self.error
+        self.flush()
         target = self.state.seq
         if self._saved >= target:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append((target, waiter))
         await waiter
+
+    def flush(self) -> None:
+        """Give a store that is done at once what is recorded; all others are given it soon anyhow."""
+        if self._store.instant:
+            self._save()
 
     def partial(self) -> Message:
         """Return what has been published of the open message."""
@@ -214,7 +220,9 @@ class ThreadLog:
 
     def _schedule(self) -> None:
         if self._store.instant:
-            self._save()
+            # Nobody can tell when memory took events in, unless somebody looks: see `flush`.
+            if self.channel.readers:
+                self._save()
         elif not self._scheduled and self._saving is None:
             # Waiting for the end of this turn of the loop puts a whole step into one append.
             self._scheduled = True

@@ -30,7 +30,7 @@ from stepwell.events import (
     TitleChanged,
 )
 from stepwell.messages import Message, clean
-from stepwell.runs.channel import Cursor, Item, join, place_of
+from stepwell.runs.channel import Cursor, Eager, Item, join, place_of
 from stepwell.runs.driver import Assemble, drive
 from stepwell.runs.executor import Executor, InProcessExecutor
 from stepwell.runs.locks import Lock, held
@@ -131,6 +131,8 @@ class RunService:
         Raises:
             NotFound: There is none, or it is another owner's.
         """
+        if (log := self._logs.get(thread)) is not None:
+            log.flush()
         info = await self.store.thread(thread)
         if info is None or info.owner != owner:
             raise NotFound("There is no such thread.", "thread")
@@ -138,6 +140,8 @@ class RunService:
 
     async def threads(self, owner: str, *, before: str = "", limit: int = 50) -> list[ThreadInfo]:
         """Return an owner's threads, newest first."""
+        for log in self._logs.values():
+            log.flush()
         return await self.store.threads(owner, before=before, limit=limit)
 
     async def rename(self, owner: str, thread: str, title: str) -> ThreadInfo:
@@ -321,7 +325,9 @@ class RunService:
         await self.info(owner, thread)
         return await self.store.read(thread, after=after, limit=limit)
 
-    async def follow(self, owner: str, thread: str, cursor: Cursor | None = None) -> AsyncGenerator[list[Item]]:
+    async def follow(
+        self, owner: str, thread: str, cursor: Cursor | None = None, eager: Eager | None = None
+    ) -> AsyncGenerator[list[Item]]:
         """Yield what lies beyond a cursor, then what happens, in batches, until the thread is deleted.
 
         An empty batch means that `beat` was called while nothing happened.
@@ -330,6 +336,7 @@ class RunService:
             owner: Who asks.
             thread: Which thread.
             cursor: The last that the client has seen.
+            eager: Takes what happens while the follower waits, so that it is not yielded.
 
         Raises:
             NotFound: There is no such thread.
@@ -340,11 +347,11 @@ class RunService:
             place = cursor or Cursor()
             if place.seq > log.state.seq:
                 raise InputError(f"The thread ends with event {log.state.seq}; {place} is not there yet.", "after")
-            async with aclosing(self._follow(log, place)) as batches:
+            async with aclosing(self._follow(log, place, eager)) as batches:
                 async for items in batches:
                     yield items
 
-    async def _follow(self, log: ThreadLog, cursor: Cursor) -> AsyncGenerator[list[Item]]:
+    async def _follow(self, log: ThreadLog, cursor: Cursor, eager: Eager | None) -> AsyncGenerator[list[Item]]:
         channel = log.channel
         while True:
             while cursor.seq < channel.first:
@@ -364,8 +371,10 @@ class RunService:
                     raise log.error
                 elif channel.closed:
                     return
-                elif not await channel.wait():
-                    yield []
+                else:
+                    shown, place, cursor = await channel.pass_on(eager, place, cursor)
+                    if not shown:
+                        yield []
                 items, place = channel.since(place)
 
     def beat(self) -> None:
@@ -438,6 +447,7 @@ class RunService:
     async def _using(self, owner: str, thread: str) -> AsyncGenerator[ThreadLog]:
         log = await self._open(owner, thread)
         log.channel.readers += 1
+        log.flush()
         try:
             yield log
         finally:

@@ -20,6 +20,7 @@ from stepwell.config import Config
 from stepwell.errors import InputError, StoreError
 from stepwell.events import Limits
 from stepwell.messages import Message, clean
+from stepwell.prompts import names
 from stepwell.runs.catalog import Catalog, Wish
 from stepwell.runs.channel import Cursor
 from stepwell.runs.log import now_ms
@@ -108,7 +109,9 @@ def chatchat_router(config: Config, service: RunService, catalog: Catalog) -> AP
 
 
 def _wish(config: Config, body: AgentChatBody) -> Wish:
-    settings = config.chatchat
+    settings, known = config.chatchat, names("react")
+    if (body.prompt_name or "default") not in known:
+        raise InputError(f"There is no prompt {body.prompt_name!r}; known: {', '.join(known)}.", "prompt")
     name = body.model_name or settings.model or config.model_names[0]
     return Wish(
         text=body.query,

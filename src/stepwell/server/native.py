@@ -98,7 +98,8 @@ def _event_routes(router: APIRouter, service: RunService) -> None:
             await _check_run(service, caller.owner, thread, run)
         if wants_stream(request):
             until = Until(run, info.seq if over else 0)
-            return sse.response(_stream(service, caller, thread, cursor, until))
+            direct = sse.Direct()
+            return sse.response(_stream(service, caller, thread, cursor, until, direct), direct=direct)
         events = await service.events(caller.owner, thread, after=cursor.seq, limit=limit)
         return _page(events, len(events) == limit)
 
@@ -126,8 +127,9 @@ def _run_routes(router: APIRouter, service: RunService, catalog: Catalog) -> Non
         spec = catalog.spec(_wish(body))
         ref = await service.start(caller.owner, Message("user", body.content, images), spec, thread=thread, once=once)
         if wants_stream(request):
-            stream = _stream(service, caller, ref.thread, Cursor(ref.run - 1), Until(ref.run))
-            return sse.response(stream, run_headers(ref))
+            direct = sse.Direct()
+            stream = _stream(service, caller, ref.thread, Cursor(ref.run - 1), Until(ref.run), direct)
+            return sse.response(stream, run_headers(ref), direct)
         answer = {"thread": ref.thread, "run": ref.run, "repeated": ref.repeated}
         return json_response(answer, 202, run_headers(ref))
 
@@ -167,12 +169,12 @@ async def _check_run(service: RunService, owner: str, thread: str, run: int) -> 
 
 
 async def _stream(
-    service: RunService, caller: Caller, thread: str, cursor: Cursor, until: Until
+    service: RunService, caller: Caller, thread: str, cursor: Cursor, until: Until, direct: sse.Direct
 ) -> AsyncGenerator[bytes]:
     if until.last and cursor.seq >= until.last:
         return
     try:
-        async for items in sse.watched(service.follow(caller.owner, thread, cursor), caller, until):
+        async for items in sse.watched(service.follow(caller.owner, thread, cursor, direct.take), caller, until):
             yield b"".join(map(sse.frame, items)) if items else b": quiet\n\n"
     except (InputError, StoreError) as error:  # the headers are gone: the stream itself says why it ends
         yield sse.error_frame(msgspec.json.encode({"error": {"message": str(error), "field": ""}}))

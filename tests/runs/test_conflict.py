@@ -392,6 +392,8 @@ def test_a_key_that_another_process_used_first_finds_its_run(tmp_path: Path) -> 
             assert len(await one.service.threads(OWNER)) == 1
             winner = one if not first.repeated else other
             assert answer_of(await winner.ended(first)) == "a"
+            while one.service._logs or other.service._logs:
+                await asyncio.sleep(0)
 
     bounded(main)
 

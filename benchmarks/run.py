@@ -149,8 +149,16 @@ def main():
     finally:
         fake.send_signal(signal.SIGTERM)
         fake.wait()
-    rows = [(title, f"{bench.med(values):,.2f} {unit}", f"{min(values):,.2f} to {max(values):,.2f}", goal,
-             holds(bench.med(values), goal)) for (title, unit, goal), values in figures.items()]
+    rows = [
+        (
+            title,
+            f"{bench.med(values):,.2f} {unit}",
+            f"{min(values):,.2f} to {max(values):,.2f}",
+            goal,
+            holds(bench.med(values), goal),
+        )
+        for (title, unit, goal), values in figures.items()
+    ]
     bench.table(["metric", "median", "range", "goal", "met"], [list(row) for row in rows])
 
 

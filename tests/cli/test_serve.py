@@ -23,7 +23,7 @@ def test_the_first_start_tells_address_key_and_the_next_command_a_later_one_no_k
             lines = server.lines
             assert lines[0].startswith("Stepwell serves http://127.0.0.1:")
             assert lines[1].startswith("API key: sw_")
-            assert lines[3].endswith("stepwell chat")
+            assert lines[3].replace("'", "").endswith("stepwell chat")  # quoted, where the path has a space
             key = lines[1].split()[-1]
             async with aiohttp.ClientSession(headers={"authorization": f"Bearer {key}"}) as session:
                 async with session.get(f"{server.url}/api/threads") as response:
@@ -34,7 +34,7 @@ def test_the_first_start_tells_address_key_and_the_next_command_a_later_one_no_k
         assert not address.exists()
         async with cli.serving("--data", str(cli.data)) as again:
             assert not any("sw_" in line for line in again.lines)
-            assert again.lines[1].endswith(f"stepwell chat --data {cli.data}")
+            assert again.lines[1].replace("'", "").endswith(f"stepwell chat --data {cli.data}")
 
     asyncio.run(main())
 

@@ -26,14 +26,16 @@ REMEDY: Mapping[str, str] = {
 base_url = "http://127.0.0.1:11434/v1"
 model = "qwen3"
 
-and make it the default: write `default_model = "main"` at the top of that file or set STEPWELL_DEFAULT_MODEL=main.""",
+and make it the default: write `default_model = "main"` at the top of that file or set STEPWELL_DEFAULT_MODEL=main.
+In a program: `Agent("qwen3", base_url="http://127.0.0.1:11434/v1")`.""",
     "zh": """要与真正的语言模型对话，请在 `stepwell.toml` 中写明一个模型：
 
 [models.main]
 base_url = "http://127.0.0.1:11434/v1"
 model = "qwen3"
 
-再把它设为默认模型：在该文件开头写 `default_model = "main"`，或设置环境变量 STEPWELL_DEFAULT_MODEL=main。""",
+再把它设为默认模型：在该文件开头写 `default_model = "main"`，或设置环境变量 STEPWELL_DEFAULT_MODEL=main。
+在程序中：`Agent("qwen3", base_url="http://127.0.0.1:11434/v1")`。""",
 }
 """How to configure a real model, by language."""
 

@@ -104,7 +104,7 @@ def test_a_person_sees_text_as_it_comes_thinking_dim_and_tools_with_their_result
             await terminal.expect("\n> ")
             assert "\x1b[2mEasy one." in terminal.raw.replace("\x1b[0m\x1b[2m", "")
             terminal.type("\x04")
-            await terminal.expect("stepwell chat --thread ")
+            await terminal.expect(" chat --thread ")
             assert await terminal.left() == 0
 
     async def main() -> None:

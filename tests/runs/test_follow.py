@@ -12,7 +12,7 @@ from stepwell.events import MessageEnded, Recorded, TextDelta
 from stepwell.models.base import ModelRequest
 from stepwell.models.scripted import Answer, Gate, Step, call, reply
 from stepwell.runs import channel, service
-from stepwell.runs.channel import Cursor, Item, Piece
+from stepwell.runs.channel import Cursor, Item
 from stepwell.runs.service import RunRef
 from stepwell.tools.base import ToolContext
 from stepwell.tools.mark import tool
@@ -137,6 +137,21 @@ def test_a_client_that_comes_back_after_the_end_gets_the_same_events_and_the_who
     bounded(main)
 
 
+class _Reader:
+    """A client that follows a run from a place to the run's end."""
+
+    def __init__(self, made: Rig, ref: RunRef, place: Cursor) -> None:
+        self.place, self.seen = place, list[Item]()
+        self.task = asyncio.ensure_future(until(made.service, ref.thread, self._note, place))
+
+    def _note(self, item: Item) -> bool:
+        self.seen.append(item)
+        return item.ends_run
+
+    def text(self) -> str:
+        return "".join(item.event.text for item in self.seen if isinstance(item.event, TextDelta))
+
+
 @pytest.mark.parametrize("kind", STORES)
 def test_a_late_reader_of_a_long_run_gets_old_events_from_the_store_and_the_open_message_whole(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -157,18 +172,15 @@ def test_a_late_reader_of_a_long_run_gets_old_events_from_the_store_and_the_open
                 seen = await anext(slow)
                 await gate.reached.wait()
                 await made.service.rename(OWNER, ref.thread, "in the middle of a message")
-                joining = [
-                    (place, asyncio.ensure_future(until(made.service, ref.thread, lambda item: item.ends_run, place)))
-                    for place in map(Cursor, range(0, 150, 3))
-                ]
-                await until(made.service, ref.thread, said(TEXT[:45]))
+                readers = [_Reader(made, ref, Cursor(seq)) for seq in range(0, 150, 3)]
+                while not all(reader.text() == TEXT[:45] for reader in readers):
+                    await asyncio.sleep(0)
                 gate.set()
                 log = await made.ended(ref)
-                for place, reader in joining:
-                    items = await reader
-                    assert [item for item in items if isinstance(item, Recorded)] == log[place.seq :]
-                    pieces = [item.event for item in items if isinstance(item, Piece)]
-                    assert "".join(event.text for event in pieces if isinstance(event, TextDelta)) == TEXT
+                for reader in readers:
+                    await reader.task
+                    assert [item for item in reader.seen if isinstance(item, Recorded)] == log[reader.place.seq :]
+                    assert reader.text() == TEXT
                 while not seen[-1].ends_run:
                     seen += await anext(slow)
             assert [item for item in seen if isinstance(item, Recorded)] == log

@@ -81,7 +81,13 @@ class Server(uvicorn.Server):
         # What uvicorn warns of are mistakes of clients, which get an answer that says so.
         super().__init__(
             uvicorn.Config(
-                app, http=_Protocol, ws="none", log_level="error", access_log=False, timeout_graceful_shutdown=2
+                app,
+                http=_Protocol,
+                ws="none",
+                log_level="error",
+                access_log=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=2,
             )
         )
         self._drain = drain

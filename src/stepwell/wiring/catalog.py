@@ -11,7 +11,7 @@ from stepwell.config import OFFLINE, Config, ModelSettings
 from stepwell.engines.base import Engine
 from stepwell.errors import ConfigError, InputError
 from stepwell.events import Limits, RunSpec
-from stepwell.models.base import Model
+from stepwell.models.base import Model, ModelProfile
 from stepwell.prompts import load
 from stepwell.runs.catalog import ModelInfo, ToolInfo, Wish
 from stepwell.tools.base import Toolbox
@@ -50,6 +50,8 @@ class ConfigCatalog:
         self._models: dict[str, Model] = {}
         self._tools = {tool.spec.name: tool for tool in configured_tools(config)}
         self._chatchat = {tool.spec.name: tool for tool in chatchat_tools(self._tools.values())}
+        self._profiles: dict[str, ModelProfile] = {}
+        self._versions: dict[tuple[str, str, str], dict[str, str]] = {}
         self._boxes: dict[tuple[str, ...], Toolbox] = {}
         self._check()
 
@@ -79,7 +81,7 @@ class ConfigCatalog:
 
     def _info(self, name: str) -> ModelInfo:
         settings = self._settings(name)
-        profile = model_profile(name, settings)
+        profile = self._profile(name, settings)
         return ModelInfo(
             name=name,
             kind=settings.kind,
@@ -187,11 +189,26 @@ class ConfigCatalog:
         settings = self._settings(name)
         # The embedded model understands tool calls only; no wish makes it write a dialect.
         wished = "" if settings.kind == "offline" else wish.dialect
-        dialect = dialect_for(wished or settings.dialect, model_profile(name, settings))
+        dialect = dialect_for(wished or settings.dialect, self._profile(name, settings))
         try:
-            return dialect, engine_versions(make_dialect(dialect, prompt, language) if dialect else None)
+            return dialect, self._versions_of(dialect, prompt, language)
         except ConfigError as error:
             raise InputError(str(error), "prompt") from error
+
+    def _profile(self, name: str, settings: ModelSettings) -> ModelProfile:
+        found = self._profiles.get(name)
+        if found is None:
+            found = self._profiles[name] = model_profile(name, settings)
+        return found
+
+    def _versions_of(self, dialect: str, prompt: str, language: str) -> dict[str, str]:
+        """Return what replay compares; neither constants nor templates change while a process lives."""
+        key = (dialect, prompt, language)
+        found = self._versions.get(key)
+        if found is None:
+            made = make_dialect(dialect, prompt, language) if dialect else None
+            found = self._versions[key] = engine_versions(made)
+        return found
 
     def _tool_names(self, wish: Wish) -> tuple[str, ...]:
         if wish.face == "chatchat" and wish.tools is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -231,3 +232,26 @@ def test_what_is_no_cursor_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="is no cursor") as caught:
         parse_cursor(text)
     assert caught.value.field == "after"
+
+
+@pytest.mark.parametrize(("outcome", "shown"), [("left", True), ("full", False)])
+def test_an_eager_reader_takes_what_it_can_and_is_woken_for_the_rest(outcome: str, shown: bool) -> None:
+    async def main() -> None:
+        channel, taken = Channel(), list[Item]()
+
+        def eager(items: list[Item]) -> Any:
+            if len(taken) == 2 and outcome == "left":
+                return "left"
+            taken.extend(items)
+            return "taken" if len(taken) < 3 else outcome
+
+        channel.stored([stored(1)])
+        waiting = asyncio.ensure_future(channel.pass_on(eager, 1, Cursor(1)))
+        await asyncio.sleep(0)
+        for text in ("a", "b", "c"):
+            assert not waiting.done()
+            channel.piece(1, TextDelta(1, text))
+        assert await waiting == (shown, 3 if outcome == "left" else 4, Cursor(1, 2 if outcome == "left" else 3))
+        assert [item.event.text for item in taken if isinstance(item.event, TextDelta)] == list("abc")[: len(taken)]
+
+    bounded(main)

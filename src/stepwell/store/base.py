@@ -15,7 +15,7 @@ import msgspec
 from stepwell.events import Recorded
 
 
-class ThreadInfo(msgspec.Struct, frozen=True):
+class ThreadInfo(msgspec.Struct, frozen=True, gc=False):
     """A thread's row.
 
     Args:

@@ -33,7 +33,7 @@ DETAILS_LIMIT = 200_000
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
-class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
+class ToolContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a running tool may know of its call.
 
     Args:
@@ -53,7 +53,7 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     complete: Complete | None = None
 
 
-class ToolResult(msgspec.Struct, frozen=True, omit_defaults=True):
+class ToolResult(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What came of a call.
 
     Args:
@@ -191,7 +191,7 @@ def as_tool(function: Tool | Callable[..., Any]) -> Tool:
     raise ConfigError(f"{function!r} is neither a tool nor a function.")
 
 
-class Prepared(msgspec.Struct, frozen=True):
+class Prepared(msgspec.Struct, frozen=True, gc=False):
     """A call that may run: its tool is there and its arguments are good.
 
     Args:

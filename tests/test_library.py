@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from base64 import b64decode
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
+import msgspec
 import pytest
+from pydantic import BaseModel, field_validator
 
 import stepwell
-from stepwell import Agent, Result, RunFailed, tool
-from stepwell.errors import Busy, ConfigError, NotFound
+from stepwell import Agent, Media, Result, RunFailed, tool
+from stepwell.errors import Busy, ConfigError, InputError, NotFound
 from stepwell.events import (
     CancelRequested,
     MessageAdded,
@@ -22,11 +27,12 @@ from stepwell.events import (
     RunEnded,
     RunStarted,
     StepEnded,
+    SummaryEnded,
     TextDelta,
     ToolEnded,
 )
 from stepwell.messages import Image, Usage
-from stepwell.models.base import Failure, ModelRequest
+from stepwell.models.base import Failure, ModelProfile, ModelRequest
 from stepwell.models.scripted import Answer, Gate, ScriptedModel, Step, call, reply
 from tests.support.runs import audit, bounded, events_of
 
@@ -423,3 +429,211 @@ def test_the_front_of_the_package_has_what_it_names_and_nothing_else() -> None:
     }
     with pytest.raises(AttributeError, match="no attribute 'Server'"):
         _ = stepwell.Server  # type: ignore[attr-defined]
+
+
+# answers of a given form
+
+
+class Sum(BaseModel):
+    """A sum."""
+
+    total: int
+    terms: list[int] = []
+
+
+@dataclass
+class Total:
+    total: int
+
+
+class Totals(TypedDict):
+    total: int
+
+
+class Record(msgspec.Struct):
+    total: int
+
+
+SCHEMA = {"title": "Sum", "type": "object", "properties": {"total": {"type": "integer"}}, "required": ["total"]}
+
+
+@pytest.mark.parametrize(
+    ("form", "value"),
+    [
+        (Sum, Sum(total=3)),
+        (Total, Total(3)),
+        (Totals, {"total": 3}),
+        (Record, Record(3)),
+        (SCHEMA, {"total": 3}),
+    ],
+    ids=["pydantic", "dataclass", "typed dict", "struct", "schema"],
+)
+def test_an_answer_can_be_an_object(form: object, value: object) -> None:
+    name = form["title"] if isinstance(form, dict) else getattr(form, "__name__", "")
+
+    async def main() -> None:
+        script: list[Step] = [reply("", call("add", a=1, b=2)), reply("", call(name, total=3)), "plain"]
+        async with Agent(ScriptedModel(script), tools=[add]) as agent:
+            result = await agent.run("1 + 2?", output=form)
+            assert (result.output, result.text, result.steps) == (value, '{"total":3}', 2)
+            after = await agent.run("Thanks.", thread=result.thread)
+            assert (after.text, after.output) == ("plain", None)
+
+    bounded(main)
+
+
+def test_an_answer_of_another_form_is_asked_for_once_more_and_then_fails() -> None:
+    async def main() -> None:
+        mended: list[Step] = ["three", reply("", call("Sum", total=3))]
+        async with Agent(ScriptedModel(mended)) as agent:
+            assert (await agent.run("1 + 2?", output=Sum)).output == Sum(total=3)
+        broken: list[Step] = [reply("", call("Sum", total="many")), "three"]
+        async with Agent(ScriptedModel(broken)) as agent:
+            with pytest.raises(RunFailed) as failed:
+                await agent.run("1 + 2?", output=Sum)
+            assert failed.value.cause == "invalid_output"
+            (ended,) = events_of(await log_of(agent), RunEnded)
+            assert ended.cause == "invalid_output"
+
+    bounded(main)
+
+
+def test_an_answer_that_its_type_refuses_is_an_invalid_output() -> None:
+    class Even(BaseModel):
+        number: int
+
+        @field_validator("number")
+        @classmethod
+        def _even(cls, value: int) -> int:
+            if value % 2:
+                raise ValueError("it is odd")
+            return value
+
+    async def main() -> None:
+        async with Agent(ScriptedModel([reply("", call("Even", number=3))])) as agent:
+            with pytest.raises(RunFailed, match="it is odd") as failed:
+                await agent.run("A number?", output=Even)
+            assert failed.value.cause == "invalid_output"
+
+    bounded(main)
+
+
+def test_a_streamed_answer_has_the_form_too() -> None:
+    async def main() -> None:
+        async with Agent(ScriptedModel([reply("", call("Sum", total=3))])) as agent:
+            events = [event async for event in agent.stream("1 + 2?", output=Sum)]
+            (ended,) = [event for event in events if isinstance(event, MessageEnded)]
+            assert ended.message.content == '{"total":3}'
+            assert events[-1] == RunEnded("answer")
+
+    bounded(main)
+
+
+def test_what_describes_no_answer_is_refused_before_anything_happens() -> None:
+    async def main() -> None:
+        model = ScriptedModel([])
+        async with Agent(model, tools=[add]) as agent:
+            for wrong in (7, {"type": "object"}, {**SCHEMA, "title": "add"}):
+                with pytest.raises(ConfigError):
+                    await agent.run("1 + 2?", output=wrong)
+            assert await agent._parts.service().threads("local") == []
+            assert model.calls == []
+
+    bounded(main)
+
+
+# what the model knows
+
+
+def test_a_fact_that_is_pinned_stays_before_the_model(path: Path | None) -> None:
+    def brain(request: ModelRequest) -> Answer:
+        return request.messages[0].content
+
+    async def main() -> None:
+        async with Agent(ScriptedModel(brain), system="Be short.", path=path) as agent:
+            first = await agent.run("hi")
+            assert first.text == "Be short."
+            await agent.pin(first.thread, "The code is 4711.")
+            second = await agent.run("hi", thread=first.thread)
+            assert second.text.startswith("Be short.")
+            assert "4711" in second.text
+            found = await agent.context(first.thread)
+            assert (found.run, found.step, found.proved) == (second.run, 1, True)
+            assert "pins" in {part.name for part in found.parts}
+            with pytest.raises(NotFound):
+                await agent.pin("nowhere", "x")
+            with pytest.raises(InputError):
+                await agent.pin(first.thread, "")
+
+    bounded(main)
+
+
+def test_an_image_that_is_none_or_too_large_is_refused() -> None:
+    huge = "iVBORw0KGgoAAAANSUhEUgAAnEAAAHUwCAIAAAAAAAAA"  # the header of a PNG file of 40,000 x 30,000 pixels
+
+    async def main() -> None:
+        async with Agent(ScriptedModel([])) as agent:
+            for wrong in ("x.png", "http://x.test/y.png", f"data:image/png;base64,{huge}"):
+                with pytest.raises(InputError) as refused:
+                    await agent.run("Look", images=["https://x.test/y.png", wrong])
+                assert refused.value.field == "images.1"
+
+    bounded(main)
+
+
+def test_a_tool_can_show_an_image() -> None:
+    header = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAoAAAAKCAIAAAAAAAAA")  # of 10 x 10 pixels
+
+    @tool(effect="pure")
+    def draw() -> Media:
+        """Draw."""
+        return Media(header, "image/png")
+
+    async def main() -> None:
+        model = ScriptedModel([reply("", call("draw")), "A dot."], profile=ModelProfile(images=True, window=50_000))
+        async with Agent(model, tools=[draw]) as agent:
+            await agent.run("Draw a dot.")
+            (image,) = [each for message in model.calls[1].messages for each in message.images]
+            assert b64decode(image.url.partition(",")[2]) == header
+
+    bounded(main)
+
+
+def test_another_model_is_asked_about_images_and_another_makes_summaries() -> None:
+    async def main() -> None:
+        seeing = ScriptedModel(["A cat."], profile=ModelProfile(images=True))
+        blind = ScriptedModel(["Hello."], profile=ModelProfile(window=50_000))
+        async with Agent(blind, image_model=seeing) as agent:
+            result = await agent.run("What is this?", images=["https://x.test/cat.png"])
+            assert result.text == "A cat."
+            assert (await agent.context(result.thread)).model == "image_model"
+            assert (await agent.run("hi")).text == "Hello."
+
+    bounded(main)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_summaries_are_made_by_their_own_model_or_not_at_all(wanted: bool) -> None:
+    @tool(effect="pure")
+    def look(n: int) -> str:
+        """Look at something."""
+        return f"result {n} " + "words and more words " * 40
+
+    asked = 0
+
+    def brain(_: ModelRequest) -> Answer:
+        nonlocal asked
+        asked += 1
+        return reply("", call("look", n=asked)) if asked < 40 else reply("done")
+
+    async def main() -> None:
+        helper = ScriptedModel(lambda _: '{"summary": "It looked.", "intentions": "looking"}')
+        model = ScriptedModel(brain, profile=ModelProfile(window=6000))
+        async with Agent(model, tools=[look], summaries=wanted, summary_model=helper) as agent:
+            result = await agent.run("Look around.")
+            assert (result.text, asked) == ("done", 40)
+            assert bool(helper.calls) == wanted
+            made = [each for each in events_of(await log_of(agent), SummaryEnded) if each.status == "ok"]
+            assert bool(made) == wanted
+
+    bounded(main)

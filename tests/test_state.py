@@ -16,7 +16,6 @@ from stepwell.events import (
     Recorded,
     RunClaimed,
     RunEnded,
-    RunSpec,
     RunStarted,
     StepEnded,
     StepStarted,
@@ -28,6 +27,7 @@ from stepwell.events import (
     decode,
 )
 from stepwell.messages import Message, StopReason, ToolCall, Usage
+from stepwell.specs import RunSpec
 from stepwell.state import State
 
 LOGS = sorted((Path(__file__).parent / "logs").glob("v*/*.jsonl"))

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from stepwell.errors import RunFailed, StepwellError, ToolError
     from stepwell.library import Agent, Result
+    from stepwell.tools.base import Media
     from stepwell.tools.mark import tool
 
 _HOMES = {
     "Agent": "stepwell.library",
+    "Media": "stepwell.tools.base",
     "Result": "stepwell.library",
     "RunFailed": "stepwell.errors",
     "StepwellError": "stepwell.errors",
@@ -24,7 +26,7 @@ _HOMES = {
     "tool": "stepwell.tools.mark",
 }
 
-__all__ = ["Agent", "Result", "RunFailed", "StepwellError", "ToolError", "tool"]
+__all__ = ["Agent", "Media", "Result", "RunFailed", "StepwellError", "ToolError", "tool"]
 
 
 def __getattr__(name: str) -> object:

@@ -118,6 +118,55 @@ class AgentSettings(_Section):
     """Language of prompts and notices; `auto`: that of the message."""
 
 
+class SummarySettings(_Section):
+    """Summaries of what left the window, and what stands for it."""
+
+    enable: bool = True
+    """Whether a model summarises in the background what left the window."""
+    tool_calls: bool = True
+    """Whether it summarises tool calls."""
+    working_context: bool = True
+    """Whether it summarises thoughts and what came of them."""
+    single_step_max_tokens: int = Field(default=2048, ge=16)
+    """Tokens that one past call or message may take in what stands for the past."""
+    max_return_tokens: int = Field(default=12384, ge=64)
+    """Tokens that all of what stands for the past may take."""
+    model: str = ""
+    """Name of the model that makes summaries, such as a cheaper one; empty: the run's own."""
+
+
+class ExecutionSettings(_Section):
+    """How requests to models are built."""
+
+    max_message_tokens: int | None = Field(default=None, ge=256)
+    """Tokens of a request at most; empty: as many as the model's window holds."""
+    summary: SummarySettings = SummarySettings()
+
+
+class ImageSettings(_Section):
+    """Images of users and of tools."""
+
+    enable: bool = True
+    """Whether models that see are shown images."""
+    model: str = ""
+    """Name of the model that is asked where a conversation holds images and its own model does not see."""
+    max_pixels: int = Field(default=50_000_000, ge=1)
+    """Pixels of an image at most; a larger one is refused before it is decoded."""
+
+
+class MultimodalSettings(_Section):
+    """What besides text models are shown."""
+
+    image: ImageSettings = ImageSettings()
+
+
+class ExperimentSettings(_Section):
+    """What an agent starts from."""
+
+    maintain_history_context: bool = False
+    """Whether steps and calls outlive `lazy_init` of an agent; threads of chats keep theirs in any case."""
+
+
 class ShellSettings(_Section):
     """The tool `shell`, which runs commands on this machine."""
 
@@ -203,6 +252,9 @@ class Config(BaseSettings):
     """Name of the model where a request names none; empty: the first of `models`, else `offline`."""
     models: Annotated[dict[str, ModelSettings], Table] = {}
     agent: AgentSettings = AgentSettings()
+    execution: ExecutionSettings = ExecutionSettings()
+    multimodal: MultimodalSettings = MultimodalSettings()
+    experiment: ExperimentSettings = ExperimentSettings()
     limits: LimitSettings = LimitSettings()
     tools: ToolSettings = ToolSettings()
     chatchat: ChatchatSettings = ChatchatSettings()
@@ -226,6 +278,12 @@ class Config(BaseSettings):
         if self.default_model and self.default_model not in {*self.models, OFFLINE}:
             known = ", ".join([*self.models, OFFLINE])
             raise ValueError(f"default_model {self.default_model!r} is none of the models: {known}")
+        for place, name in (
+            ("execution.summary.model", self.execution.summary.model),
+            ("multimodal.image.model", self.multimodal.image.model),
+        ):
+            if name and name not in {*self.models, OFFLINE}:
+                raise ValueError(f"{place} {name!r} is none of the models: {', '.join([*self.models, OFFLINE])}")
         if self.auth == "off" and not is_loopback(self.host):
             raise ValueError(f'host {self.host} can be reached by others; auth = "off" is for 127.0.0.1 only')
         return self

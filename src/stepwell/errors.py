@@ -11,6 +11,8 @@
     │   ├── Conflict        someone else appended first
     │   └── StoreFull       no room on the disk
     ├── ToolError           a tool says why it could not do its work; the model is told
+    ├── ContextFull         a request cannot be brought under the window
+    ├── ReplyMisfit         a model's reply does not fit its form, even after a repair
     ├── RunFailed           a run of the library ended without an answer
     ├── ScriptError         a scripted model was used otherwise than its script says
     └── ReplayDiffers       a replay came to another decision or request
@@ -79,7 +81,16 @@ class ToolError(StepwellError):
 
 
 class RunFailed(StepwellError):
-    """The run ended without an answer."""
+    """The run ended without an answer.
+
+    Args:
+        message: The cause in words.
+        cause: The stable word for it, as in `RunEnded`.
+    """
+
+    def __init__(self, message: str = "", cause: str = "") -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 class ScriptError(StepwellError):
@@ -88,3 +99,11 @@ class ScriptError(StepwellError):
 
 class ReplayDiffers(StepwellError):
     """The replay differs from the log."""
+
+
+class ContextFull(StepwellError):
+    """The request cannot be brought under the model's window."""
+
+
+class ReplyMisfit(StepwellError):
+    """The model's reply does not fit the form that was asked for."""

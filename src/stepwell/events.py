@@ -16,7 +16,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from stepwell.contexts import TaskConclusion
 from stepwell.messages import Image, Message, StopReason, Usage
+from stepwell.specs import RunSpec, SummaryKind
 
 Effect = Literal["pure", "idempotent", "write"]
 """What running a tool twice does: nothing outside at all; the same as once when the key is the same; harm."""
@@ -26,56 +28,6 @@ ToolStatus = Literal["ok", "failed", "timeout", "invalid", "unknown_tool", "canc
 run; there is no such tool; it was cancelled; the process died while it ran and nobody knows."""
 
 EndReason = Literal["answer", "limit", "failed", "cancelled"]
-
-
-class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one run may use at most; None means no limit.
-
-    Args:
-        steps: Model calls.
-        tool_calls: Tool calls.
-        tokens: Tokens of all requests and replies together.
-        seconds: Wall-clock seconds since the run started.
-    """
-
-    steps: int | None = None
-    tool_calls: int | None = None
-    tokens: int | None = None
-    seconds: float | None = None
-
-
-class RunSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Everything that decides how a run goes, so that a new process can go on with it.
-
-    Args:
-        agent: Name of the agent in the settings.
-        model: Name of the model in the settings.
-        model_name: The name sent to the endpoint, where it is not the model's own.
-        dialect: Name of the dialect; empty for native tool calls.
-        prompt: Name of the dialect's template.
-        language: `en` or `zh`.
-        system: The system message.
-        tools: Names of the tools offered, in order.
-        temperature: As in `models.base.Settings`.
-        max_tokens: As in `models.base.Settings`.
-        limits: What the run may use.
-        face: The protocol through which it was asked for.
-        versions: Short hashes of the prompts and constants in force, by name; replay compares them.
-    """
-
-    agent: str = "default"
-    model: str = ""
-    model_name: str = ""
-    dialect: str = ""
-    prompt: str = "default"
-    language: str = "en"
-    system: str = ""
-    tools: tuple[str, ...] = ()
-    temperature: float | None = None
-    max_tokens: int | None = None
-    limits: Limits = Limits()
-    face: str = "native"
-    versions: dict[str, str] = {}
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, tag_field="type"):
@@ -125,10 +77,22 @@ class StepStarted(Event, frozen=True, gc=False, tag="step_started"):
     Args:
         step: Counts the steps of the run from 1.
         request: SHA-256 of the request, as 43 characters of URL-safe base64.
+        tail: Messages of this request alone, which stood after the conversation.
+        reply: Name of the schema that the reply was asked to fit; empty for none.
+        tools: Names of the tools offered, where they were not the run's own.
+        model: The model asked, where it was not the run's own.
+        aside: The reply is no part of the conversation.
+        repairs: The reply takes the place of the one before, which did not fit its form.
     """
 
     step: int
     request: str
+    tail: tuple[Message, ...] = ()
+    reply: str = ""
+    tools: tuple[str, ...] | None = None
+    model: str = ""
+    aside: bool = False
+    repairs: bool = False
 
 
 class StepEnded(Event, frozen=True, gc=False, tag="step_ended"):
@@ -231,6 +195,8 @@ class ToolEnded(Event, frozen=True, gc=False, tag="tool_ended"):
         status: How it ended.
         images: Shown to models that see.
         details: For people's screens; the model is not told.
+        blob: SHA-256 of the whole result, 64 hexadecimal digits, where `content` is only a part of it.
+        size: Bytes of the whole result, where it is a blob.
     """
 
     call: str
@@ -238,6 +204,8 @@ class ToolEnded(Event, frozen=True, gc=False, tag="tool_ended"):
     status: ToolStatus = "ok"
     images: tuple[Image, ...] = ()
     details: dict[str, Any] | None = None
+    blob: str = ""
+    size: int = 0
 
 
 class CancelRequested(Event, frozen=True, gc=False, tag="cancel_requested"):
@@ -250,6 +218,151 @@ class TitleChanged(Event, frozen=True, gc=False, tag="title_changed"):
     """The thread has a new title."""
 
     title: str
+
+
+class LongTermUpdated(Event, frozen=True, gc=False, tag="long_term_updated"):
+    """What the agent knows for long changed; None leaves a part as it is.
+
+    Args:
+        user_message: Added to the user's messages.
+        past_task: Added to the past tasks.
+        pinned: Added to the pinned facts.
+        unpinned: Taken out of the pinned facts.
+        rolled: Replaces the rolling summary, which takes in as many of the oldest user messages and past tasks as
+            `rolled_messages` and `rolled_tasks` say.
+    """
+
+    user_message: str | None = None
+    past_task: TaskConclusion | None = None
+    experience: str | None = None
+    skills_description: tuple[str, ...] | None = None
+    ideas: tuple[str, ...] | None = None
+    current_goal: str | None = None
+    available_tools: tuple[dict[str, Any], ...] | None = None
+    resource: tuple[str, ...] | None = None
+    pinned: str | None = None
+    unpinned: str | None = None
+    rolled: str | None = None
+    rolled_messages: int = 0
+    rolled_tasks: int = 0
+
+
+class WorkingUpdated(Event, frozen=True, gc=False, tag="working_updated"):
+    """A new working context began.
+
+    Args:
+        basic_info: What the step should know besides time and number, by name.
+        observation: What came of the step before; None where nothing is said.
+    """
+
+    basic_info: dict[str, str] = {}
+    observation: str | None = None
+
+
+class HistoryCleared(Event, frozen=True, gc=False, tag="history_cleared"):
+    """The agent begins anew: steps and calls so far are no part of what it is shown."""
+
+
+class Cut(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """How a message that stays in the conversation is shortened.
+
+    Args:
+        seq: Number of the event that brought it.
+        head: Characters kept of its beginning; for arguments of calls, of each long text in them.
+        tail: Characters kept of its end.
+        part: What is shortened.
+    """
+
+    seq: int
+    head: int = 0
+    tail: int = 0
+    part: Literal["content", "arguments", "images"] = "content"
+
+
+class ContextCompacted(Event, frozen=True, gc=False, tag="context_compacted"):
+    """The conversation as the model sees it was rewritten so that requests fit the window.
+
+    Args:
+        upto: Messages up to this event's number are left out; `digest` stands for them.
+        digest: What stands in front of the first user message that is kept.
+        cuts: How kept messages are shortened.
+        rung: How hard it was pressed, from 0.
+        before: Upper bound of the request's tokens before.
+        after: The same after.
+        excess: Tokens by which the provider's count was above the bound so far; the allowance is raised by them.
+    """
+
+    upto: int
+    digest: str = ""
+    cuts: tuple[Cut, ...] = ()
+    rung: int = 0
+    before: int = 0
+    after: int = 0
+    excess: int = 0
+
+
+class WindowLearned(Event, frozen=True, gc=False, tag="window_learned"):
+    """The endpoint refused a request as too long: the window is smaller than was thought.
+
+    Args:
+        window: What is believed from now on, in tokens.
+        model: The model's name in the settings, and the one sent where it is another.
+    """
+
+    window: int
+    model: str = ""
+
+
+class SummaryStarted(Event, frozen=True, gc=False, tag="summary_started"):
+    """A model is asked for a summary in the background.
+
+    Args:
+        kind: Of what: tool calls, working contexts, or what rolled out of the long-term context.
+        first: Number of the first event that it covers.
+        last: Number of the last.
+    """
+
+    kind: SummaryKind
+    first: int
+    last: int
+
+
+class SummaryEnded(Event, frozen=True, gc=False, tag="summary_ended"):
+    """The summary is there, or will not come.
+
+    Args:
+        kind: As it started.
+        first: As it started.
+        last: As it started.
+        status: `stale` came too late to be of use.
+        text: The summary, where the status is `ok`.
+        self_examination: What the model would do better.
+        critical: Numbers of the results that matter most.
+        detail: Why there is none.
+        usage: Tokens counted by the provider.
+    """
+
+    kind: SummaryKind
+    first: int
+    last: int
+    status: Literal["ok", "failed", "cancelled", "stale"] = "ok"
+    text: str = ""
+    self_examination: str = ""
+    critical: tuple[int, ...] = ()
+    detail: str = ""
+    usage: Usage | None = None
+
+
+class Warned(Event, frozen=True, gc=False, tag="warned"):
+    """Something is not as it should be and the run goes on.
+
+    Args:
+        code: A stable word, such as `no_reply`.
+        detail: What it is, in words.
+    """
+
+    code: str
+    detail: str = ""
 
 
 class Unknown(msgspec.Struct, frozen=True):
@@ -276,6 +389,14 @@ Stored = (
     | ToolEnded
     | CancelRequested
     | TitleChanged
+    | LongTermUpdated
+    | WorkingUpdated
+    | HistoryCleared
+    | ContextCompacted
+    | WindowLearned
+    | SummaryStarted
+    | SummaryEnded
+    | Warned
 )
 Transient = TextDelta | ThinkingDelta | CallDelta | ToolProgress
 

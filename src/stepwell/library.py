@@ -12,16 +12,25 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stepwell.errors import Busy, RunFailed
-from stepwell.wiring.library import library_parts, user_message
+from stepwell.wiring.library import (
+    answer_form,
+    answer_object,
+    context_report,
+    library_parts,
+    pin_fact,
+    user_message,
+    with_output,
+)
 
 if TYPE_CHECKING:
     from os import PathLike
 
+    from stepwell.agent.replies import Output
+    from stepwell.agent.report import ContextReport
     from stepwell.events import Stored, Transient, Unknown
     from stepwell.messages import Usage
     from stepwell.models.base import Model
     from stepwell.runs.log import ThreadLog
-    from stepwell.state import RunState
     from stepwell.tools.base import Tool
 
 OWNER = "local"
@@ -38,6 +47,7 @@ class Result(NamedTuple):
         steps: Model calls made.
         usage: Tokens counted by the provider.
         cause: Empty, or why the answer is not all that it could be, such as `length`.
+        output: The answer as an object, where one was asked for.
     """
 
     text: str
@@ -46,6 +56,7 @@ class Result(NamedTuple):
     steps: int
     usage: Usage
     cause: str = ""
+    output: Any = None
 
 
 class Agent:
@@ -65,6 +76,10 @@ class Agent:
         max_steps: Most model calls of one run; None for no limit.
         max_seconds: Most seconds of one run; None for no limit.
         window: The model's context window in tokens; None for what is known of its family.
+        summaries: Whether a model summarises in the background what left the window.
+        summary_model: Who makes these summaries, such as a cheaper model; None for the agent's own. Like `model`.
+        image_model: Who is asked where a conversation holds images and the agent's own model does not see. Like
+            `model`.
 
     Raises:
         ConfigError: An argument is wrong; the message names it.
@@ -86,6 +101,9 @@ class Agent:
         max_steps: int | None = 50,
         max_seconds: float | None = None,
         window: int | None = None,
+        summaries: bool = True,
+        summary_model: str | Model | None = None,
+        image_model: str | Model | None = None,
     ) -> None:
         self._parts = library_parts(
             model,
@@ -101,44 +119,81 @@ class Agent:
             max_steps=max_steps,
             max_seconds=max_seconds,
             window=window,
+            summaries=summaries,
+            summary_model=summary_model,
+            image_model=image_model,
         )
 
-    async def run(self, prompt: str, *, thread: str = "", images: Sequence[str] = ()) -> Result:
+    async def run(self, prompt: str, *, thread: str = "", images: Sequence[str] = (), output: object = None) -> Result:
         """Run the agent on a message and return its answer.
 
         Args:
             prompt: What the user says.
             thread: The thread to go on with; empty begins a new one.
             images: Addresses of images shown with it, `https:` or `data:`.
+            output: What the answer should be: a pydantic model, dataclass, msgspec struct or TypedDict, or a JSON
+                schema with a `title`. `Result.output` is then such an object.
 
         Raises:
-            RunFailed: The run ended without an answer; the message says why.
+            RunFailed: The run ended without an answer; the message says why, and `cause` is the log's word for it.
+                With the cause `invalid_output` the answer does not fit `output`.
+            InputError: An image is none, or too large.
+            ConfigError: `output` describes no answer.
             NotFound: There is no such thread.
             Busy: The thread has an open run.
         """
+        form = None if output is None else answer_form(output)
+        spec = with_output(self._parts.spec, form)
         service = self._parts.service()
-        log = await service.begin(OWNER, user_message(prompt, images), self._parts.spec, thread=thread)
+        log = await service.begin(OWNER, user_message(prompt, images), spec, thread=thread)
         number = log.carried
         try:
             await service.drive(log)
         except asyncio.CancelledError:
             await service.abandon(log, number)
             raise
-        return _result(log, number)
+        return _result(log, number, form)
 
     async def stream(
-        self, prompt: str, *, thread: str = "", images: Sequence[str] = ()
+        self, prompt: str, *, thread: str = "", images: Sequence[str] = (), output: object = None
     ) -> AsyncGenerator[Stored | Transient | Unknown]:
         """Run the agent on a message and yield every event of the run as it happens, `RunEnded` last.
 
         Leaving the loop early does not stop the run. Arguments and errors are those of `run`, but for
         `RunFailed`: the last event tells.
         """
+        spec = with_output(self._parts.spec, None if output is None else answer_form(output))
         service = self._parts.service()
         message = user_message(prompt, images)
-        async with aclosing(service.stream(OWNER, message, self._parts.spec, thread=thread)) as items:
+        async with aclosing(service.stream(OWNER, message, spec, thread=thread)) as items:
             async for item in items:
                 yield item.event
+
+    async def pin(self, thread: str, text: str) -> None:
+        """Keep a fact before the model in a thread, whatever else leaves its window.
+
+        Args:
+            thread: The thread's id.
+            text: 1 to 4,000 characters.
+
+        Raises:
+            NotFound: There is no such thread.
+            InputError: The text is empty or too long, or the pins would take too much of the window.
+        """
+        await pin_fact(self._parts.service(), OWNER, thread, text)
+
+    async def context(self, thread: str, step: int | None = None, *, run: int | None = None) -> ContextReport:
+        """Return what the request of a step held, part by part, and what it left out.
+
+        Args:
+            thread: The thread's id.
+            step: Number of the step in its run; None for the newest.
+            run: Number of the run; None for the newest.
+
+        Raises:
+            NotFound: There is no such thread, run or step.
+        """
+        return await context_report(self._parts.service(), OWNER, thread, run or 0, step or 0)
 
     async def resume(self) -> int:
         """Go on with every run of the file that another process left unfinished; return how many."""
@@ -155,14 +210,12 @@ class Agent:
         await self.close()
 
 
-def _result(log: ThreadLog, number: int) -> Result:
+def _result(log: ThreadLog, number: int, form: Output | None) -> Result:
     run, ended = log.state.last or (None, None)
     if run is None or ended is None or run.seq != number:
         raise Busy("Another process took the run over or came first; what it does is in the thread.", "thread")
     if ended.reason != "answer":
-        raise RunFailed(ended.detail)
-    return Result(_answer(run), log.thread, run.seq, run.steps, run.usage, ended.cause)
-
-
-def _answer(run: RunState) -> str:
-    return run.reply.content if run.reply else ""
+        raise RunFailed(ended.detail, ended.cause)
+    text = run.reply.content if run.reply else ""
+    output = None if form is None else answer_object(form, text)
+    return Result(text, log.thread, run.seq, run.steps, run.usage, ended.cause, output)

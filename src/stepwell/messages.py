@@ -142,23 +142,42 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 class Transcript(Sequence[Message]):
-    """An append-only list of messages that encodes each of them once per wire format.
+    """An append-only list of messages that encodes and counts each of them once.
 
     A request over a thousand messages costs the bytes of the newest, not of all
     (`docs/architecture.md`, "What makes it fast").
+
+    Attributes:
+        seqs: For each message the number of the event that brought it; 0 where none did.
     """
 
-    __slots__ = ("_hash", "_hashed", "_messages", "_renderings")
+    __slots__ = ("_hash", "_hashed", "_messages", "_renderings", "_sums", "seqs")
 
-    def __init__(self, messages: Iterable[Message] = ()) -> None:
+    def __init__(self, messages: Iterable[Message] = (), seqs: Iterable[int] = ()) -> None:
         self._messages = list(messages)
+        self.seqs = list(seqs)
+        self.seqs += [0] * (len(self._messages) - len(self.seqs))
         self._renderings: dict[Callable[[Message], bytes], Rendering] = {}
+        self._sums: dict[Callable[[Message], int], list[int]] = {}
         self._hash = hashlib.sha256()
         self._hashed = 0
 
-    def append(self, message: Message) -> None:
-        """Add one message at the end."""
+    def append(self, message: Message, seq: int = 0) -> None:
+        """Add one message at the end; `seq` is the number of the event that brought it, 0 for none."""
         self._messages.append(message)
+        self.seqs.append(seq)
+
+    def sums(self, count: Callable[[Message], int]) -> list[int]:
+        """Return the running totals of `count`, from 0 before the first message; each is counted once.
+
+        `count` must be the same object each time.
+        """
+        found = self._sums.get(count)
+        if found is None:
+            found = self._sums[count] = [0]
+        for message in self._messages[len(found) - 1 :]:
+            found.append(found[-1] + count(message))
+        return found
 
     def rendering(self, encode: Callable[[Message], bytes]) -> Rendering:
         """Return the transcript's bytes under `encode`, which must be the same object each time."""

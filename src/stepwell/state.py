@@ -6,12 +6,19 @@ process that applies the stored events holds the same thing. It decides nothing;
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol, assert_never
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple, Protocol, assert_never
 
+import msgspec
+
+from stepwell.contexts import WRAPPED, LongTermContext
 from stepwell.events import (
     CancelRequested,
+    ContextCompacted,
     Effect,
+    HistoryCleared,
+    LongTermUpdated,
     MessageAdded,
     MessageEnded,
     MessageStarted,
@@ -19,18 +26,44 @@ from stepwell.events import (
     Recorded,
     RunClaimed,
     RunEnded,
-    RunSpec,
     RunStarted,
     StepEnded,
     StepStarted,
     Stored,
+    SummaryEnded,
+    SummaryStarted,
     TitleChanged,
     ToolEnded,
     ToolStarted,
     Transient,
     Unknown,
+    Warned,
+    WindowLearned,
+    WorkingUpdated,
 )
+from stepwell.history import History
 from stepwell.messages import Message, StopReason, ToolCall, Transcript, Usage
+from stepwell.rendering import long_term
+from stepwell.specs import RunSpec
+
+ContextEvent = (
+    LongTermUpdated | WorkingUpdated | HistoryCleared | ContextCompacted | WindowLearned | SummaryStarted | SummaryEnded
+)
+"""What changes what the agent knows, inside a run or outside."""
+
+
+class Working(NamedTuple):
+    """The open working context.
+
+    Args:
+        time: When it began, in milliseconds since 1970.
+        event: What it holds.
+        steps: Steps that were taken before it.
+    """
+
+    time: int
+    event: WorkingUpdated
+    steps: int
 
 
 class OpenCall:
@@ -40,11 +73,11 @@ class OpenCall:
         call: What the model asked for.
     """
 
-    __slots__ = ("call", "effect", "ended", "started")
+    __slots__ = ("call", "effect", "ended", "seq", "started")
 
     def __init__(self, call: ToolCall) -> None:
         self.call = call
-        self.started = 0
+        self.started = self.seq = 0
         self.effect: Effect = "pure"
         self.ended: ToolEnded | None = None
 
@@ -66,16 +99,24 @@ class RunState:
         failure: The newest model failure since the last whole reply, or None.
         calls: The calls of the newest reply, by id, in order.
         cancel: Who asked it to stop, or None.
+        learned: How often an endpoint taught that its window is smaller.
+        aside: The reply under way is no part of the conversation.
+        kept: Number of the newest step's reply if it is a part of the conversation, or 0.
+        repaired: The newest step asked again for a reply that did not fit its form.
         epoch: Counts the processes that took it over.
     """
 
     __slots__ = (
+        "aside",
         "calls",
         "cancel",
         "epoch",
         "failure",
+        "kept",
+        "learned",
         "malformed",
         "message",
+        "repaired",
         "reply",
         "seq",
         "spec",
@@ -89,7 +130,9 @@ class RunState:
 
     def __init__(self, seq: int, started: int, spec: RunSpec) -> None:
         self.seq, self.started, self.spec = seq, started, spec
-        self.steps = self.tool_calls = self.malformed = self.step = self.message = self.epoch = 0
+        self.steps = self.tool_calls = self.malformed = self.epoch = self.learned = 0
+        self.step = self.message = self.kept = 0
+        self.aside = self.repaired = False
         self.usage = Usage()
         self.reply: Message | None = None
         self.stop: StopReason | None = None
@@ -108,24 +151,56 @@ class State:
     Attributes:
         seq: Number of the newest applied event.
         title: The thread's title.
-        transcript: The conversation as a model sees it, system message first.
+        history: The conversation as the model sees it.
+        longterm: What the agent knows for long.
+        working: The open working context, or None.
+        steps: Replies of all runs that are a part of the conversation, since it was last cleared.
+        calls: Calls of tools in them.
+        cleared: Number of the event that cleared it last; 0 for none.
+        windows: Windows that endpoints taught, in tokens, by the model's name.
         run: The open run, or None.
         last: The newest run that ended, with its end.
         foreign: Numbers of events that this version does not know.
     """
 
-    __slots__ = ("_ids", "foreign", "last", "run", "seq", "title", "transcript")
+    __slots__ = (
+        "_ids",
+        "_imported",
+        "_language",
+        "_profile",
+        "calls",
+        "cleared",
+        "foreign",
+        "history",
+        "last",
+        "longterm",
+        "run",
+        "seq",
+        "steps",
+        "title",
+        "windows",
+        "working",
+    )
 
     def __init__(self, events: Iterable[Recorded] = ()) -> None:
-        self.seq = 0
+        self.seq = self.steps = self.calls = self.cleared = 0
         self.title = ""
-        self.transcript = Transcript()
+        self.windows: dict[str, int] = {}
+        self.history = History()
+        self.longterm = LongTermContext()
+        self.working: Working | None = None
+        self._profile, self._language, self._imported = "", "en", False
         self.run: RunState | None = None
         self.last: tuple[RunState, RunEnded] | None = None
         self.foreign: list[int] = []
         self._ids: set[str] = set()
         for event in events:
             self.apply(event)
+
+    @property
+    def transcript(self) -> Transcript:
+        """The conversation as a model sees it, system message first."""
+        return self.history.transcript
 
     def apply(self, recorded: Recorded) -> None:
         """Take in the next event of the thread."""
@@ -135,7 +210,7 @@ class State:
             case RunStarted():
                 self._run_started(recorded, event)
             case MessageAdded():
-                self.transcript.append(event.message)
+                self._message_added(recorded.seq, event)
             case TitleChanged():
                 self.title = event.title
             case RunEnded():
@@ -143,17 +218,64 @@ class State:
                     self.last, self.run = (run, event), None
             case Unknown():
                 self.foreign.append(recorded.seq)
+            case Warned():
+                pass
             case _:
-                if run is not None:
+                if isinstance(event, ContextEvent):
+                    self._apply_to_context(recorded, event)
+                elif run is not None:
                     self._apply_to_run(run, recorded.seq, event)
+
+    def _apply_to_context(self, recorded: Recorded, event: ContextEvent) -> None:
+        match event:
+            case LongTermUpdated():
+                self.longterm = _updated(self.longterm, event)
+                if event.rolled is not None:
+                    self.history.summaries.pop("rolling", None)
+                self._set_system()
+            case WorkingUpdated():
+                self.working = Working(recorded.time, event, self.steps)
+            case HistoryCleared():
+                self.history.clear()
+                self.steps, self.calls, self.cleared, self.working = 0, 0, recorded.seq, None
+            case ContextCompacted():
+                self.history.compact(event)
+            case WindowLearned():
+                self._window_learned(event)
+            case SummaryStarted():
+                self.history.summary_started(event)
+            case SummaryEnded():
+                self._summary_ended(event)
+            case _:
+                assert_never(event)
+
+    def _window_learned(self, event: WindowLearned) -> None:
+        self.windows[event.model] = event.window
+        if self.run is not None:
+            self.run.failure, self.run.learned = None, self.run.learned + 1
+
+    def _summary_ended(self, event: SummaryEnded) -> None:
+        self.history.summary_ended(event)
+        if self.run is not None and event.usage is not None:
+            self.run.usage += event.usage
 
     def _run_started(self, recorded: Recorded, event: RunStarted) -> None:
         self.run = RunState(recorded.seq, recorded.time, event.spec)
-        old = self.transcript[0].content if len(self.transcript) and self.transcript[0].role == "system" else ""
-        if event.spec.system != old:
-            rest = [message for message in self.transcript if message.role != "system"]
-            head = [Message("system", event.spec.system)] if event.spec.system else []
-            self.transcript = Transcript(head + rest)
+        spec = event.spec
+        self._profile, self._language = spec.system, spec.language
+        self.history.counted_by(spec.model, spec.model_name, spec.dialect, spec.prompt, spec.tools)
+        self._set_system()
+
+    def _set_system(self) -> None:
+        known = long_term(self.longterm, self._language)
+        self.history.set_system("\n\n".join(filter(None, (self._profile, known))))
+
+    def _message_added(self, seq: int, event: MessageAdded) -> None:
+        if event.source == "user" and event.message.role == "user" and self._imported:
+            self._imported = False
+            self.history.repair()
+        self._imported = self._imported or event.source == "history"
+        self.history.append(event.message, seq)
 
     def _apply_to_run(
         self,
@@ -172,10 +294,16 @@ class State:
         match event:
             case StepStarted():
                 run.step, run.steps = seq, run.steps + 1
+                run.aside, run.repaired = event.aside, event.repairs
+                if event.repairs and run.kept:
+                    self.history.drop_reply(run.kept)
+                    self.steps -= 1
+                run.kept = 0
+                self._asked(event)
             case MessageStarted():
                 run.message = seq
             case MessageEnded():
-                self._message_ended(run, event)
+                self._message_ended(run, seq, event)
             case ToolStarted() | ToolEnded():
                 self._call_changed(run, seq, event)
             case StepEnded():
@@ -189,7 +317,12 @@ class State:
             case _:
                 assert_never(event)
 
-    def _message_ended(self, run: RunState, event: MessageEnded) -> None:
+    def _asked(self, event: StepStarted) -> None:
+        own = event.tools is None and not event.model
+        plain = own and not event.tail and not event.reply
+        self.history.asked(plain, own, None if event.reply else event.tail)
+
+    def _message_ended(self, run: RunState, seq: int, event: MessageEnded) -> None:
         run.message = 0
         if event.usage is not None:
             run.usage += event.usage
@@ -197,10 +330,18 @@ class State:
             if run.failure is not None and run.failure.kind == "interrupted":
                 run.steps -= 1  # it is made again, and a limit must not tell whether the process stopped
             return
+        if event.usage is not None:
+            self.history.counted(event.usage.input)
+        run.failure = None
+        if run.aside:
+            return
         message = event.message
-        run.reply, run.stop, run.failure = message, event.stop, None
+        run.reply, run.stop = message, event.stop
+        if event.stop != "cancelled":
+            run.kept = seq
+            self.steps, self.calls = self.steps + 1, self.calls + len(message.calls)
         if message.content or message.calls or message.images:  # strict endpoints refuse an empty message
-            self.transcript.append(message)
+            self.history.append(message, seq)
         run.calls = {call.id: OpenCall(call) for call in message.calls}
         self._ids.update(run.calls)
 
@@ -211,19 +352,59 @@ class State:
         if isinstance(event, ToolStarted):
             opened.started, opened.effect = seq, event.effect
             return
-        opened.ended = event
+        opened.ended, opened.seq = event, seq
         run.tool_calls += 1
         if run.unanswered():
             return
         # All results are in: the model gets them in the order of its calls, whichever came first.
-        ended = [each.ended for each in run.calls.values() if each.ended is not None]
-        for result in ended:
-            self.transcript.append(Message("tool", result.content, result.images, call=result.call))
-        run.malformed = run.malformed + 1 if all(each.status == "invalid" for each in ended) else 0
+        ended = [(each.seq, each.ended) for each in run.calls.values() if each.ended is not None]
+        self.history.add_results(
+            [
+                (
+                    number,
+                    Message("tool", result.content, result.images, call=result.call),
+                    result.status,
+                    WRAPPED in result.content,
+                )
+                for number, result in ended
+            ]
+        )
+        run.malformed = run.malformed + 1 if all(each.status == "invalid" for _, each in ended) else 0
 
     def has_call(self, id: str) -> bool:
         """Tell whether a call of this thread has this id."""
         return id in self._ids
+
+
+_REPLACED = ("experience", "skills_description", "ideas", "current_goal", "available_tools", "resource", "rolled")
+
+
+def _updated(old: LongTermContext, event: LongTermUpdated) -> LongTermContext:
+    changes: dict[str, object] = {
+        name: value
+        for name in (
+            "experience",
+            "skills_description",
+            "ideas",
+            "current_goal",
+            "available_tools",
+            "resource",
+            "rolled",
+        )
+        if (value := getattr(event, name)) is not None
+    }
+    messages, tasks = old.user_message[event.rolled_messages :], old.past_tasks[event.rolled_tasks :]
+    if event.user_message is not None:
+        messages += (event.user_message,)
+    if event.past_task is not None:
+        tasks += (event.past_task,)
+    pinned = tuple(fact for fact in old.pinned if fact != event.unpinned)
+    if event.pinned is not None and event.pinned not in pinned:
+        pinned += (event.pinned,)
+    return msgspec.structs.replace(old, user_message=messages, past_tasks=tasks, pinned=pinned, **changes)
+
+
+NO_BLOBS: Mapping[str, bytes] = MappingProxyType({})
 
 
 class Log(Protocol):
@@ -232,12 +413,13 @@ class Log(Protocol):
     thread: str
     state: State
 
-    async def record(self, *events: Stored, durable: bool = False) -> State:
+    async def record(self, *events: Stored, durable: bool = False, blobs: Mapping[str, bytes] = NO_BLOBS) -> State:
         """Number, apply and store events.
 
         Args:
             events: Stored together, in order.
             durable: Wait until they are on the disk; without it they follow soon, in order.
+            blobs: Results stored whole with them, by SHA-256 as 64 hexadecimal digits.
 
         Raises:
             Conflict: Somebody else appended; look at the new state and decide again.
@@ -254,4 +436,12 @@ class Log(Protocol):
 
     def partial(self) -> Message:
         """Return what has been published of the open message."""
+        ...
+
+    async def read(self, *, after: int = 0, limit: int | None = None) -> list[Recorded]:
+        """Return events with numbers above `after`, in order, at most `limit`, those not yet stored as well."""
+        ...
+
+    async def blob(self, prefix: str) -> bytes | None:
+        """Return a result of this thread that was stored whole, by the beginning of its SHA-256; None if none is."""
         ...

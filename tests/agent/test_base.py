@@ -84,10 +84,11 @@ def test_an_agent_asks_under_its_own_name_and_settings() -> None:
     async def main() -> None:
         model = ScriptedModel(["Yes."])
         async with rig(model) as made:
-            agent = BaseAgent(model, settings=Settings(temperature=0.5), model_name="qwen3")
-            assert str(agent) == "BaseAgent"
             log = await made.service.begin(OWNER, Message("user", "go"), RunSpec())
-            await agent.step(log)
+            settings = Settings(temperature=0.5)
+            agent = BaseAgent(default_replies=None, model=model, log=log, settings=settings, model_name="qwen3")
+            assert str(agent) == "BaseAgent"
+            await agent.ask()
             assert (made.asked[0].settings.temperature, made.asked[0].model) == (0.5, "qwen3")
             assert log.state.run is not None
             assert log.state.run.reply == Message("assistant", "Yes.")

@@ -10,7 +10,6 @@ from stepwell.events import (
     MessageEnded,
     MessageStarted,
     RunEnded,
-    RunSpec,
     StepEnded,
     StepStarted,
     Stored,
@@ -19,6 +18,7 @@ from stepwell.events import (
     ToolStarted,
 )
 from stepwell.messages import Message, ToolCall
+from stepwell.specs import RunSpec
 from tests.support.runs import OWNER, bounded, rig
 
 STEP: tuple[Stored, ...] = (StepStarted(1, "…"), MessageStarted())

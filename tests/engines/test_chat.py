@@ -12,7 +12,6 @@ from stepwell.engines.chat import constants
 from stepwell.errors import ToolError
 from stepwell.events import (
     CancelRequested,
-    Limits,
     MessageEnded,
     MessageStarted,
     ModelFailed,
@@ -29,6 +28,7 @@ from stepwell.events import (
 from stepwell.messages import Message, StopReason, ToolCall, Usage
 from stepwell.models.base import Delta, Failure, FailureKind, ModelProfile, ModelRequest
 from stepwell.models.scripted import Answer, Gate, ScriptedModel, Step, call, reply
+from stepwell.specs import Limits
 from stepwell.state import State
 from stepwell.tools.base import ToolContext
 from stepwell.tools.mark import tool

@@ -122,6 +122,51 @@ def test_families_that_see() -> None:
     assert not any(profile_for(name).images for name in ("gpt-4", "qwen2.5:7b", "deepseek-chat", "chatglm3-6b"))
 
 
+TOKENIZERS = [
+    ("gpt-4o", "o200k", "openai_tiles"),
+    ("chatgpt-4o-latest", "o200k", "openai_tiles"),
+    ("gpt-4o-mini-2024-07-18", "o200k", "openai_tiles_mini"),
+    ("gpt-4.1", "o200k", "openai_tiles"),
+    ("gpt-4.1-mini", "o200k", "openai_patches"),
+    ("gpt-4.5-preview", "o200k", "openai_tiles"),
+    ("gpt-4-turbo-2024-04-09", "cl100k", "openai_tiles"),
+    ("gpt-4", "cl100k", ""),
+    ("gpt-4-0613", "cl100k", ""),
+    ("ft:gpt-4-0613:acme::1", "cl100k", ""),
+    ("gpt-4-32k", "cl100k", ""),
+    ("gpt-3.5-turbo", "cl100k", ""),
+    ("openai/gpt-5-mini", "o200k", "openai_patches"),
+    ("gpt-5.2", "o200k", "openai_patches"),
+    ("gpt-5.4-nano", "o200k", "openai_patches"),
+    ("gpt-5.4", "o200k", "openai_patches_large"),
+    ("gpt-5.10", "o200k", "openai_patches_large"),
+    ("gpt-6", "", "openai_patches_large"),
+    ("gpt-oss:20b", "o200k", ""),
+    ("o1-mini", "o200k", ""),
+    ("o3", "o200k", "openai_patches"),
+    ("claude-sonnet-4-5", "", "anthropic"),
+    ("models/gemini-2.5-flash", "", "gemini"),
+    ("qwen2.5-vl-7b", "", "qwen"),
+    ("glm-4.5v", "", "qwen"),
+    ("yi-vl-6b", "", "yi"),
+    ("phi-4-multimodal-instruct", "", "phi"),
+    ("pixtral-12b", "", ""),
+    ("qwen2.5:7b", "", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "tokenizer", "rule"), TOKENIZERS)
+def test_a_family_has_its_tokenizer_and_its_rule_for_images(name: str, tokenizer: str, rule: str) -> None:
+    profile = profile_for(name)
+    assert (profile.tokenizer, profile.image_tokens) == (tokenizer, rule)
+    assert profile.images or not rule
+
+
+@pytest.mark.parametrize("name", ["gpt4all-13b", "gpt-4-x-vicuna", "marco-o1", "skywork-o1-open-llama-3.1-8b"])
+def test_a_name_that_others_use_too_tells_no_tokenizer(name: str) -> None:
+    assert profile_for(name).tokenizer == ""
+
+
 def test_overrides_stand_and_none_leaves_the_fact() -> None:
     profile = profile_for("gpt-4o", window=1000, native_tools=None, dialect="qwen")
     assert (profile.window, profile.native_tools, profile.dialect) == (1000, True, "qwen")
@@ -133,5 +178,7 @@ def test_a_wrong_override_is_named() -> None:
         profile_for("m", windows=5)
     with pytest.raises(ConfigError, match=r"'m': Expected `int`, got `str` - at `\$.window`"):
         profile_for("m", window="big")
+    with pytest.raises(ConfigError, match=r"'m': Invalid enum value 'p50k' - at `\$.tokenizer`"):
+        profile_for("m", tokenizer="p50k")
     with pytest.raises(ConfigError, match=r"'m': `window` is 0"):
         profile_for("m", window=0)

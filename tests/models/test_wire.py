@@ -64,23 +64,36 @@ def test_thinking_and_raw_text_are_not_sent_back_unasked() -> None:
     assert wire(message) == {"role": "assistant", "content": "x"}
 
 
+SEEING = MessageEncoder(ModelProfile(images=True))
+
+
 def test_images_are_parts_with_their_detail() -> None:
     images = (Image("https://example.org/a.png", "low"), Image("data:image/png;base64,AA=="))
     parts = [
         {"type": "image_url", "image_url": {"url": "https://example.org/a.png", "detail": "low"}},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
     ]
-    assert wire(Message("user", "What?", images))["content"] == [{"type": "text", "text": "What?"}, *parts]
-    assert wire(Message("user", "", images))["content"] == parts
+    for text, content in (("What?", [{"type": "text", "text": "What?"}, *parts]), ("", parts)):
+        assert json.loads(SEEING(Message("user", text, images)))["content"] == content
 
 
-def test_images_of_a_tool_result_are_named_since_they_cannot_be_shown() -> None:
+def test_images_of_a_tool_result_follow_in_a_message_of_their_own() -> None:
     image = (Image("data:image/png;base64,AA=="),)
-    assert (
-        wire(Message("tool", "drawn", image, call="c"))["content"]
-        == "drawn\n[1 image(s) of this result cannot be shown here]"
-    )
-    assert wire(Message("tool", "", image, call="c"))["content"] == "[1 image(s) of this result cannot be shown here]"
+    result, shown = json.loads(b"[" + SEEING(Message("tool", "drawn", image, call="c")) + b"]")
+    assert result == {"role": "tool", "tool_call_id": "c", "content": "drawn"}
+    assert shown["role"] == "user"
+    assert shown["content"][1] == {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+
+
+def test_a_model_that_does_not_see_is_told_how_many_images_there_are() -> None:
+    image = (Image("data:image/png;base64,AA=="),)
+    line = "[1 image(s), not shown: this model does not see]"
+    for message, content in (
+        (Message("tool", "drawn", image, call="c"), f"drawn\n{line}"),
+        (Message("tool", "", image, call="c"), line),
+        (Message("user", "What?", image), f"What?\n{line}"),
+    ):
+        assert wire(message)["content"] == content
 
 
 ARGUMENTS = [

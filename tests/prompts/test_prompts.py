@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,20 @@ FILES = sorted(path.name for path in FOLDER.glob("*.txt"))
 
 
 def test_every_prompt_comes_in_english_and_chinese() -> None:
-    assert {name.rsplit(".", 2)[0] for name in FILES} == {"react.default", "react.ChatGLM3", "system.default"}
-    assert len(FILES) == 6
+    assert {name.rsplit(".", 2)[0] for name in FILES} == {
+        "conclusion.default",
+        "react.ChatGLM3",
+        "react.default",
+        "repair.default",
+        "reply.plain",
+        "summary.rolling",
+        "summary.tool_calls",
+        "summary.working_context",
+        "system.default",
+    }
+    assert len(FILES) == 18
     assert names("react") == ["ChatGLM3", "default"]
+    assert names("summary") == ["rolling", "tool_calls", "working_context"]
     assert names("system") == ["default"]
 
 
@@ -46,7 +58,7 @@ def test_a_language_that_lacks_is_given_in_english() -> None:
         ("react", "Default", "no react prompt named 'Default'"),
         ("react", "../errors", "no react prompt named '../errors'"),
         ("system", "", "no system prompt named ''. Known: default."),
-        ("nope", "default", "no kind of prompt named 'nope'. Known: react, system."),
+        ("nope", "default", "named 'nope'. Known: conclusion, react, repair, reply, summary, system."),
     ],
 )
 def test_an_unknown_prompt_is_refused_with_the_known_ones(kind: str, name: str, message: str) -> None:
@@ -65,6 +77,10 @@ def test_an_unknown_prompt_is_refused_with_the_known_ones(kind: str, name: str, 
             "react.mine.en: unknown {extra}.",
         ),
         ("system", "You are {name}.", "system.mine.en: unknown {name}."),
+        ("conclusion", "{task}", "conclusion.mine.en: missing {tasks_overview}."),
+        ("summary", "{actions}", "summary.mine.en: missing {context}."),
+        ("summary", "{text} {actions} {context}", "summary.mine.en: unknown {text}."),
+        ("repair", "{reply} {schema}", "repair.mine.en: missing {error}."),
         ("nope", "hello", "no such kind of prompt"),
     ],
 )
@@ -90,3 +106,31 @@ def test_values_must_fit_the_places() -> None:
         load("system").render(name="x")
     with pytest.raises(ConfigError, match=r"missing \{history\}"):
         load("react").render(tools="", tool_names="", input="", agent_scratchpad="")
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize(
+    ("kind", "name", "variables"),
+    [
+        ("conclusion", "default", {"task", "tasks_overview"}),
+        ("repair", "default", {"error", "reply", "schema"}),
+        ("reply", "plain", {"schema"}),
+        ("summary", "rolling", {"text"}),
+        ("summary", "tool_calls", {"context", "actions"}),
+        ("summary", "working_context", {"context", "actions"}),
+    ],
+)
+def test_a_prompt_asks_for_what_its_caller_has(kind: str, name: str, variables: set[str], language: str) -> None:
+    assert load(kind, name, language).variables == variables
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [("tool_calls", ["intentions", "critical_actions"]), ("working_context", ["summary", "self_examination"])],
+)
+def test_a_summary_shows_the_form_of_its_answer_as_json(name: str, fields: list[str], language: str) -> None:
+    rendered = load("summary", name, language).render(context="{actions}", actions="{0.__class__}")
+    assert "{actions}" in rendered
+    assert "{0.__class__}" in rendered
+    assert list(json.loads(rendered.splitlines()[-1])) == fields

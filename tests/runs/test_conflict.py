@@ -17,7 +17,6 @@ from stepwell.events import (
     Recorded,
     RunClaimed,
     RunEnded,
-    RunSpec,
     RunStarted,
     StepEnded,
     StepStarted,
@@ -31,6 +30,7 @@ from stepwell.models.base import ModelRequest
 from stepwell.models.scripted import Answer, Brain, Gate, Step, call, reply
 from stepwell.runs.log import ThreadLog
 from stepwell.runs.service import Once, RunRef
+from stepwell.specs import RunSpec
 from stepwell.state import State
 from stepwell.store.base import Store
 from stepwell.store.sqlite import SqliteStore

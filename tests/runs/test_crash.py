@@ -10,16 +10,15 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from stepwell.agent.base import BaseAgent
 from stepwell.engines.base import Engine
-from stepwell.engines.chat import ChatEngine
-from stepwell.events import MessageEnded, Recorded, RunClaimed, RunSpec, ToolEnded, ToolStarted
+from stepwell.events import MessageEnded, Recorded, RunClaimed, ToolEnded, ToolStarted
 from stepwell.models.base import Model
 from stepwell.runs.replay import replay
+from stepwell.specs import RunSpec
 from stepwell.store.sqlite import SqliteStore
 from stepwell.tools.base import Toolbox
 from tests.support.crash import ANSWER, CALLS, Case, tools
-from tests.support.runs import OWNER, answer_of, audit, end_of, events_of
+from tests.support.runs import OWNER, answer_of, audit, chat_engine, end_of, events_of
 
 ROOT = Path(__file__).parents[2]
 WRITES = {what for calls in CALLS for name, what in calls if name == "note"}
@@ -76,7 +75,7 @@ class Parts:
         return Toolbox(tools(Path("/nowhere")))
 
     def engine(self, spec: RunSpec, model: Model, toolbox: Toolbox) -> Engine:
-        return ChatEngine(BaseAgent(model, toolbox.specs), toolbox)
+        return chat_engine(model, toolbox)
 
 
 def test_a_run_killed_after_any_stored_event_ends_with_the_same_answer(tmp_path: Path) -> None:

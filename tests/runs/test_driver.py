@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from stepwell.engines.base import Engine
-from stepwell.events import Limits, RunEnded, RunSpec, ToolEnded
+from stepwell.events import RunEnded, ToolEnded
 from stepwell.messages import Message
 from stepwell.models.scripted import Gate, call, reply
 from stepwell.runs.log import ThreadLog
 from stepwell.runs.service import RunRef
+from stepwell.specs import Limits, RunSpec
 from stepwell.state import Log
 from stepwell.store.memory import MemoryStore
 from stepwell.tools.mark import tool
@@ -165,6 +166,8 @@ class Failing:
 
     def __init__(self, does: Callable[[Log], Awaitable[bool]]) -> None:
         self._does = does
+
+    async def close(self) -> None: ...
 
     async def step(self, log: Log) -> bool:
         return await self._does(log)

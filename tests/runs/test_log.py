@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from stepwell.contexts import handle_of_blob
 from stepwell.errors import Conflict, NotFound, StoreError, StoreFull
 from stepwell.events import (
     CallDelta,
     CancelRequested,
+    ContextCompacted,
+    HistoryCleared,
+    LongTermUpdated,
     MessageAdded,
     MessageEnded,
     MessageStarted,
@@ -19,11 +24,12 @@ from stepwell.events import (
     Recorded,
     RunClaimed,
     RunEnded,
-    RunSpec,
     RunStarted,
     StepEnded,
     StepStarted,
     Stored,
+    SummaryEnded,
+    SummaryStarted,
     TextDelta,
     ThinkingDelta,
     TitleChanged,
@@ -31,10 +37,14 @@ from stepwell.events import (
     ToolProgress,
     ToolStarted,
     Unknown,
+    Warned,
+    WindowLearned,
+    WorkingUpdated,
 )
 from stepwell.messages import Message, ToolCall
 from stepwell.runs.channel import Cursor
 from stepwell.runs.log import ThreadLog
+from stepwell.specs import RunSpec
 from stepwell.state import State
 from stepwell.store.base import KeyUse, Store, ThreadInfo
 from stepwell.store.memory import MemoryStore
@@ -43,6 +53,9 @@ from tests.support.runs import HeldStore, audit, bounded, open_store
 STARTED: tuple[Stored, ...] = (RunStarted(RunSpec()), MessageAdded(Message("user", "go")))
 STEP: tuple[Stored, ...] = (StepStarted(1, "…"), MessageStarted())
 CALLS = MessageEnded(Message("assistant", calls=(ToolCall("a", "t"), ToolCall("b", "t"))), "tool_calls")
+
+SUMMARY = SummaryStarted("tool_calls", 1, 2)
+SUMMED = SummaryEnded("tool_calls", 1, 2, text="both")
 
 
 def clock() -> int:
@@ -246,6 +259,40 @@ async def conflict(store: Store, log: ThreadLog, theirs: list[Stored], *ours: St
         ([], [TitleChanged("x")], [CancelRequested("mine")], [CancelRequested("mine")]),
         ([], [CancelRequested("theirs")], [CancelRequested("mine")], []),
         ([], [RunEnded("cancelled")], [CancelRequested("mine"), TitleChanged("y")], [TitleChanged("y")]),
+        # Of what the agent knows, what was paid for or asked for stays; how requests are made is decided again.
+        (
+            [*STEP],
+            [TitleChanged("x")],
+            [
+                CALLS,
+                WorkingUpdated({}, "saw"),
+                ContextCompacted(3, "digest"),
+                HistoryCleared(),
+                Warned("no_reply"),
+                WindowLearned(4096, "m"),
+                LongTermUpdated(current_goal="goal"),
+                LongTermUpdated(pinned="fact"),
+            ],
+            [CALLS, WindowLearned(4096, "m"), LongTermUpdated(current_goal="goal"), LongTermUpdated(pinned="fact")],
+        ),
+        ([], [TitleChanged("x")], [SUMMARY, SUMMED], [SUMMARY, SUMMED]),
+        ([SUMMARY], [TitleChanged("x")], [SUMMED], [SUMMED]),
+        ([], [TitleChanged("x")], [SUMMARY, SummaryStarted("rolling", 1, 1)], []),
+        ([SUMMARY, SUMMED], [TitleChanged("x")], [SUMMED], []),
+        ([SUMMARY], [TitleChanged("x")], [SummaryEnded("tool_calls", 1, 3)], []),
+        (
+            [],
+            [WindowLearned(2048, "m")],
+            [WindowLearned(4096, "m"), WindowLearned(4096, "n")],
+            [WindowLearned(4096, "n")],
+        ),
+        ([], [WindowLearned(4096, "m")], [WindowLearned(2048, "m")], [WindowLearned(2048, "m")]),
+        (
+            [SUMMARY],
+            [RunClaimed(1)],
+            [SUMMED, LongTermUpdated(rolled="r", rolled_messages=1), LongTermUpdated(unpinned="f"), WindowLearned(9)],
+            [LongTermUpdated(unpinned="f")],
+        ),
         # What they have closed is not ours any more.
         (
             [*STEP],
@@ -290,8 +337,10 @@ def test_a_run_that_lost_the_race_to_start_leaves_nothing_behind() -> None:
         log = made(store)
         log.append(TitleChanged("x"))
         log.carried = 2
-        stored = await conflict(store, log, [*STARTED], *STARTED, *STEP, CALLS, ToolEnded("a", ""), TitleChanged("y"))
-        assert [each.event for each in stored] == [TitleChanged("x"), *STARTED, TitleChanged("y")]
+        lost = [*STARTED, LongTermUpdated(user_message="go"), *STEP, CALLS, ToolEnded("a", "")]
+        asked = [TitleChanged("y"), LongTermUpdated(pinned="fact")]
+        stored = await conflict(store, log, [*STARTED], *lost, *asked)
+        assert [each.event for each in stored] == [TitleChanged("x"), *STARTED, *asked]
         assert log.carried == 0
         assert not log.busy
 
@@ -409,5 +458,137 @@ def test_a_key_is_stored_with_the_events_that_it_made() -> None:
         log.append(TitleChanged("x"))
         await log.committed()
         assert await store.key_use("ann", "/r", "k") == use
+
+    bounded(main)
+
+
+# big results and the past
+
+DATA = b"big" * 1000
+HASH = hashlib.sha256(DATA).hexdigest()
+BIG = ToolEnded("a", "bi…", blob=HASH, size=3000)
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_a_big_result_is_stored_with_its_event_and_found_before_and_after(kind: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        store = open_store(kind, tmp_path)
+        log = made(store)
+        log.append(*STARTED, *STEP, CALLS, ToolStarted("a", "t"))
+        await log.record(BIG, blobs={HASH: DATA})
+        assert await log.blob(HASH[:12]) == DATA
+        assert await log.blob(HASH[:11]) is None
+        await log.committed()
+        assert await log.blob(HASH[:12]) == DATA
+        assert await store.blob("t", HASH) == DATA
+        assert await log.blob("0" * 12) is None
+        await store.close()
+
+    bounded(main)
+
+
+def test_a_result_under_way_to_the_disk_can_be_read() -> None:
+    async def main() -> None:
+        store = HeldStore()
+        store.held = True
+        log = made(store)
+        log.append(*STARTED, blobs={HASH: DATA})
+        await asyncio.sleep(0)
+        assert len(store.waiting) == 1
+        same = HASH[:12] + "f" * 52
+        log.append(TitleChanged("x"), blobs={same: b"other"})
+        assert await log.blob(same) == b"other"
+        assert await log.blob(HASH) == DATA
+        assert await log.blob(HASH[:12]) is None
+        store.release()
+        await log.committed()
+        assert await store.blob("t", same) == b"other"
+
+    bounded(main)
+
+
+def test_after_a_conflict_a_big_result_stays_with_the_result_that_stays() -> None:
+    async def main() -> None:
+        store = HeldStore()
+        log = made(store)
+        log.append(*STARTED, *STEP, CALLS, ToolStarted("a", "t"), ToolStarted("b", "t"))
+        await log.committed()
+        await other(store, TitleChanged("x"), ToolEnded("b", "theirs"))
+        lost, stray = hashlib.sha256(b"lost").hexdigest(), hashlib.sha256(b"stray").hexdigest()
+        log.append(BIG, blobs={HASH: DATA, stray: b"stray"})
+        log.append(ToolEnded("b", "ours", blob=lost), blobs={lost: b"lost"})
+        with pytest.raises(Conflict):
+            await log.committed()
+        await log.rebase()
+        await log.committed()
+        assert [each.event for each in await store.read("t")][9:] == [BIG]
+        found = [await store.blob("t", hash) for hash in (HASH, lost, stray)]
+        assert found == [DATA, None, None]
+
+    bounded(main)
+
+
+def test_a_big_result_that_comes_while_the_log_has_lost_its_place_is_kept_too() -> None:
+    async def main() -> None:
+        store = HeldStore()
+        log = made(store)
+        log.append(*STARTED, *STEP, CALLS, ToolStarted("a", "t"), ToolStarted("b", "t"))
+        await log.committed()
+        await other(store, TitleChanged("x"))
+        log.append(BIG, blobs={HASH: DATA})
+        with pytest.raises(Conflict):
+            await log.committed()
+        late = hashlib.sha256(b"late").hexdigest()
+        with pytest.raises(Conflict):
+            await log.record(ToolEnded("b", f"see {handle_of_blob(late)}"), blobs={late: b"late"})
+        assert await log.blob(late) == b"late"
+        await log.rebase()
+        await log.committed()
+        assert [await store.blob("t", hash) for hash in (HASH, late)] == [DATA, b"late"]
+
+    bounded(main)
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_the_past_is_read_with_what_is_not_yet_stored(kind: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        store = open_store(kind, tmp_path)
+        log = made(store)
+        for number in range(1, 31):
+            log.append(TitleChanged(str(number)))
+            if number % 7 == 0:
+                await log.committed()
+            elif number % 3 == 0:
+                await asyncio.sleep(0)
+            for after, limit in ((0, None), (number - 3, None), (number - 4, 3), (number, 5), (0, 2), (5, 0)):
+                start = max(after, 0)
+                seqs = [each.seq for each in await log.read(after=start, limit=limit)]
+                assert seqs == list(range(start + 1, number + 1))[:limit]
+        await log.committed()
+        await store.close()
+
+    bounded(main)
+
+
+def test_the_past_has_each_number_once_while_a_batch_is_under_way() -> None:
+    async def main() -> None:
+        store = HeldStore()
+        log = made(store)
+        log.append(*STARTED)
+        await log.committed()
+        store.held = True
+        log.append(TitleChanged("a"))
+        await asyncio.sleep(0)
+        log.append(TitleChanged("b"))
+        assert [each.event for each in await log.read(after=1)] == [STARTED[1], TitleChanged("a"), TitleChanged("b")]
+        store.release()
+        await log.committed()
+        await other(store, TitleChanged("c"))
+        log.append(TitleChanged("d"))
+        with pytest.raises(Conflict):
+            await log.committed()
+        assert [each.event for each in await log.read(after=3)] == [TitleChanged("b"), TitleChanged("c")]
+        await log.rebase()
+        assert [each.seq for each in await log.read(after=3)] == [4, 5, 6]
 
     bounded(main)

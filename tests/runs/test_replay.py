@@ -18,14 +18,12 @@ from stepwell.engines.base import Engine
 from stepwell.errors import ConfigError, ReplayDiffers, ToolError
 from stepwell.events import (
     CancelRequested,
-    Limits,
     MessageAdded,
     MessageEnded,
     ModelFailed,
     Recorded,
     RunClaimed,
     RunEnded,
-    RunSpec,
     StepStarted,
     Stored,
     ToolEnded,
@@ -38,10 +36,12 @@ from stepwell.runs.channel import Cursor
 from stepwell.runs.driver import Assemble
 from stepwell.runs.replay import Difference, Sealed, replay
 from stepwell.runs.service import NewThread, RunService
+from stepwell.specs import Limits, RunSpec
 from stepwell.store.sqlite import SqliteStore
 from stepwell.tools.base import Tool, Toolbox, ToolContext, as_tool
 from stepwell.tools.mark import tool
-from stepwell.wiring.parts import chat_engine, engine_versions, make_dialect
+from stepwell.wiring.engine import EngineMaker
+from stepwell.wiring.parts import engine_versions, make_dialect
 
 OWNER = "local"
 
@@ -136,7 +136,7 @@ class Parts:
         return self.box
 
     def engine(self, spec: RunSpec, model: Model, toolbox: Toolbox) -> Engine:
-        return chat_engine(spec, model, toolbox, None)
+        return EngineMaker(spec, model, toolbox, None)(spec)
 
 
 class Desk:
@@ -153,7 +153,7 @@ class Desk:
 
     def open(self, script: Sequence[Step]) -> ScriptedModel:
         model = ScriptedModel(script)
-        self.serve(lambda spec: chat_engine(spec, model, self.parts.box, None))
+        self.serve(lambda spec: EngineMaker(spec, model, self.parts.box, None)(spec))
         return model
 
     def serve(self, assemble: Assemble) -> None:
@@ -645,6 +645,8 @@ def test_a_tool_reached_past_the_toolbox_is_an_error(tmp_path: Path) -> None:
 
         def __init__(self, toolbox: Toolbox) -> None:
             self.toolbox = toolbox
+
+        async def close(self) -> None: ...
 
         async def step(self, log: Any) -> bool:
             found = self.toolbox.prepare(msgspec.structs.replace(call("look", what="x"), id="a"))

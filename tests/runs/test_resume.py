@@ -10,7 +10,6 @@ import pytest
 
 from stepwell.errors import StoreError
 from stepwell.events import (
-    Limits,
     MessageAdded,
     MessageEnded,
     MessageStarted,
@@ -18,7 +17,6 @@ from stepwell.events import (
     Recorded,
     RunClaimed,
     RunEnded,
-    RunSpec,
     RunStarted,
     StepEnded,
     StepStarted,
@@ -29,6 +27,7 @@ from stepwell.messages import Message, ToolCall
 from stepwell.models.base import ModelRequest
 from stepwell.models.scripted import Answer, Gate, Step, call, reply
 from stepwell.runs.executor import InProcessExecutor
+from stepwell.specs import Limits, RunSpec
 from stepwell.store.base import ThreadInfo
 from stepwell.store.memory import MemoryStore
 from stepwell.tools.base import ToolContext

@@ -18,7 +18,6 @@ from stepwell.events import (
     MessageStarted,
     Recorded,
     RunEnded,
-    RunSpec,
     RunStarted,
     TextDelta,
     TitleChanged,
@@ -30,6 +29,7 @@ from stepwell.models.base import ModelRequest
 from stepwell.models.scripted import Answer, Gate, Step, call, reply
 from stepwell.runs.channel import Cursor, Item
 from stepwell.runs.service import NewThread, Once, RunRef, RunService
+from stepwell.specs import RunSpec
 from stepwell.store.base import Store
 from stepwell.store.memory import MemoryStore
 from stepwell.tools.mark import tool

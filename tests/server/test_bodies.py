@@ -72,6 +72,7 @@ MESSAGE = {
     "temperature": 1.0,
     "max_tokens": 5,
     "limits": {"steps": 1, "tool_calls": 1, "tokens": 100, "seconds": 1.0},
+    "output": {"title": "Answer", "type": "object", "properties": {"x": {"type": "string"}}},
 }
 VALUES: list[Any] = [None, True, 7, -7, 0.5, "text", "", [], ["x"], [None], {}, {"x": 1}, [[]], "9" * 400, 10**400]
 
@@ -83,7 +84,7 @@ WRONG_FIELDS: list[tuple[str, Any, str]] = [
     ("images", [{}], "images.0.url"),
     *(
         ("images", [{"url": url}], "images.0.url")
-        for url in (None, 7, "", "ftp://x", "file:///etc/passwd", "x.png", "data:text/html,x", "https://x\0", LONE)
+        for url in (None, 7, "", "ftp://x", "http://x", "file:///x", "x.png", "data:text/html,x", "https://x\0", LONE)
     ),
     *(("images", [{"url": "https://x", "detail": each}], "images.0.detail") for each in (None, 7, "huge", "low\n")),
     ("images", [{"url": "https://x", "more": 1}], "images.0.more"),
@@ -105,6 +106,21 @@ WRONG_FIELDS: list[tuple[str, Any, str]] = [
     *(("limits", {"tokens": value}, "limits.tokens") for value in (0, "x", 10**400)),
     *(("limits", {"seconds": value}, "limits.seconds") for value in (0, -1, "x", 10**400, "nan", "inf")),
     ("limits", {"minutes": 1}, "limits.minutes"),
+    *(("output", value, "output") for value in (True, 7, "x", [])),
+    *(
+        ("output", {"title": "T", "type": "object", **wrong}, "output")
+        for wrong in (
+            {"title": 7},
+            {"type": "array"},
+            {"properties": 7},
+            {"description": "\0"},
+            {"description": LONE},
+            {"description": "x" * 70_000},
+            {"title": "now"},
+            {"title": "recall"},
+        )
+    ),
+    ("output", {"type": "object"}, "output"),
     ("limit", 1, "limit"),
     ("thread", "x", "thread"),
     (LONE, 1, "body"),
@@ -452,7 +468,7 @@ def test_no_body_makes_the_server_fail(tmp_path: Path, seed: int) -> None:
                     ref = next(each["$ref"] for each in [schema, *schema.get("anyOf", [])] if "$ref" in each)
                     fields = document["components"]["schemas"][ref.rpartition("/")[2]]["properties"]
                     routes.append((method.upper(), path.format(thread=thread, run=1), fields))
-        assert len(routes) == 6
+        assert len(routes) == 7
         answers: dict[int, int] = {}
         for _ in range(400):
             method, path, fields = rng.choice(routes)
@@ -470,7 +486,8 @@ def test_no_body_makes_the_server_fail(tmp_path: Path, seed: int) -> None:
 def test_no_path_query_or_header_makes_the_server_fail(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     parts = ["api", "threads", "events", "runs", "cancel", "messages", "chat", "agent_chat", "health", "1", "..", "%2e"]
-    names = ["after", "before", "limit", "run", "x", "", "%00"]
+    parts += ["context", "pins", "0123456789ab"]
+    names = ["after", "before", "limit", "run", "step", "x", "", "%00"]
     headers = ["Last-Event-ID", "Idempotency-Key", "Accept", "Content-Type", "Cookie", "Range", "X-Api-Key", "If-Match"]
 
     def noise() -> str:

@@ -13,7 +13,6 @@ from stepwell.events import (
     ModelFailed,
     RunClaimed,
     RunEnded,
-    RunSpec,
     RunStarted,
     StepEnded,
     StepStarted,
@@ -25,6 +24,7 @@ from stepwell.events import (
 )
 from stepwell.messages import Message, ToolCall
 from stepwell.server.chatchat_events import OUT_OF_STEPS, Encoder
+from stepwell.specs import RunSpec
 
 FENCE = "\n```\n"
 STARTED = RunStarted(RunSpec(dialect="react", tools=("calculate", "shell")))

@@ -155,7 +155,13 @@ def test_the_fields_of_a_message_reach_the_model(tmp_path: Path) -> None:
     async def main() -> None:
         async with (
             Endpoint([text("ok")]) as endpoint,
-            serving(tmp_path, models={**scripted(endpoint, "a"), **scripted(endpoint, "b", model="b-large")}) as server,
+            serving(
+                tmp_path,
+                models={
+                    **scripted(endpoint, "a"),
+                    **scripted(endpoint, "b", model="b-large", images=True, window=100_000),
+                },
+            ) as server,
         ):
             thread = await server.thread()
             await server.say(
@@ -512,8 +518,11 @@ def test_the_document_lists_every_route_with_its_fields(tmp_path: Path) -> None:
         assert set(document["paths"]) == {
             "/api/threads",
             "/api/threads/{thread}",
+            "/api/threads/{thread}/context",
             "/api/threads/{thread}/events",
             "/api/threads/{thread}/messages",
+            "/api/threads/{thread}/pins",
+            "/api/threads/{thread}/pins/{pin}",
             "/api/threads/{thread}/runs/{run}/cancel",
             "/api/messages",
             "/api/models",
@@ -541,7 +550,7 @@ def test_the_document_lists_every_route_with_its_fields(tmp_path: Path) -> None:
                 named = {each["name"] for each in operation.get("parameters", []) if each["in"] == "path"}
                 assert named == set(re.findall(r"{(\w+)}", path)), (method, path)
                 headers = {each["name"] for each in operation.get("parameters", []) if each["in"] == "header"}
-                creates = method == "post" and not path.endswith("cancel")
+                creates = method == "post" and not path.endswith(("cancel", "pins"))
                 assert ("Idempotency-Key" in headers) == creates, (method, path)
         operations = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
         assert len(operations) == len(set(operations))

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import apsw
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stepwell.errors import Conflict, StoreError
-from stepwell.events import MessageAdded, Recorded, RunEnded, RunSpec, RunStarted, TitleChanged
+from stepwell.events import MessageAdded, Recorded, RunEnded, RunStarted, TitleChanged
 from stepwell.messages import Message
-from stepwell.store.base import ApiKey, KeyUse, Store, ThreadInfo
+from stepwell.specs import RunSpec
+from stepwell.store.base import BLOB_LIMIT, ApiKey, KeyUse, Store, ThreadInfo
 from stepwell.store.memory import MemoryStore
 from stepwell.store.sqlite import SqliteStore
 
@@ -185,6 +190,235 @@ def test_a_cancelled_waiter_undoes_nothing(run: Callable[[Body], None]) -> None:
         assert len(await store.read("t")) == 1
 
     run(body)
+
+
+# big results
+
+
+def kept(*blobs: bytes) -> dict[str, bytes]:
+    return {hashlib.sha256(data).hexdigest(): data for data in blobs}
+
+
+def name(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_a_big_result_is_read_back_whole_and_in_parts_by_the_beginning_of_its_hash(
+    run: Callable[[Body], None],
+) -> None:
+    async def body(store: Store) -> None:
+        data = bytes(range(256)) * 50
+        await store.append("t", [said(1)], expect=0, new=row("t"), blobs=kept(data))
+        for prefix in (name(data)[:12], name(data)[:37], name(data)):
+            assert await store.blob("t", prefix) == data
+            assert await store.blob_size("t", prefix) == len(data)
+        short = name(data)[:12]
+        assert await store.blob("t", short, offset=5000, length=7) == data[5000:5007]
+        assert await store.blob("t", short, offset=12_790, length=100) == data[12_790:]
+        assert await store.blob("t", short, offset=10**12) == b""
+        assert await store.blob("t", short, length=0) == b""
+        assert [event.seq for event in await store.read("t")] == [1]
+
+    run(body)
+
+
+def test_what_is_no_beginning_of_a_hash_finds_nothing(run: Callable[[Body], None]) -> None:
+    async def body(store: Store) -> None:
+        data = b"x" * 100
+        hash = name(data)
+        assert await store.blob("t", hash) is None
+        await store.append("t", [said(1)], expect=0, new=row("t"))
+        assert await store.blob("t", hash) is None
+        await store.append("t", [said(2)], expect=1, blobs=kept(data))
+        for wrong in ("", hash[:11], hash[1:20], hash + "0", hash.upper(), "%" * 12, "'" * 12, hash[:11] + "g"):
+            assert await store.blob("t", wrong) is None
+            assert await store.blob_size("t", wrong) is None
+        assert await store.blob("nowhere", hash) is None
+
+    run(body)
+
+
+def test_a_beginning_that_fits_two_results_finds_neither(run: Callable[[Body], None]) -> None:
+    async def body(store: Store) -> None:
+        one, other = "a" * 12 + "0" * 52, "a" * 12 + "1" * 52
+        await store.append("t", [said(1)], expect=0, new=row("t"), blobs={one: b"1", other: b"2"})
+        assert await store.blob("t", "a" * 12) is None
+        assert await store.blob_size("t", "a" * 12) is None
+        assert await store.blob("t", "a" * 12 + "1") == b"2"
+
+    run(body)
+
+
+def test_the_same_result_twice_is_kept_once_and_found(run: Callable[[Body], None]) -> None:
+    async def body(store: Store) -> None:
+        data = b"again" * 1000
+        await store.append("t", [said(1)], expect=0, new=row("t"), blobs=kept(data))
+        await store.append("t", [said(2)], expect=1, blobs=kept(data, b""))
+        assert await store.blob("t", name(data)) == data
+        assert await store.blob("t", name(b"")) == b""
+        assert await store.blob_size("t", name(b"")) == 0
+
+    run(body)
+
+
+def test_a_thread_sees_no_results_of_others_and_loses_none_with_them(run: Callable[[Body], None]) -> None:
+    async def body(store: Store) -> None:
+        shared, own = b"shared" * 1000, b"own" * 1000
+        await store.append("a", [said(1)], expect=0, new=row("a"), blobs=kept(shared, own))
+        await store.append("b", [said(1)], expect=0, new=row("b"), blobs=kept(shared))
+        assert await store.blob("b", name(own)) is None
+        assert await store.delete("a")
+        assert await store.blob("a", name(shared)) is None
+        assert await store.blob("b", name(shared)) == shared
+        assert await store.delete("b")
+        await store.append("c", [said(1)], expect=0, new=row("c"))
+        assert await store.blob("c", name(shared)) is None
+        await store.append("c", [said(2)], expect=1, blobs=kept(shared))
+        assert await store.blob("c", name(shared)) == shared
+
+    run(body)
+
+
+def test_a_refused_append_leaves_no_result_behind(run: Callable[[Body], None]) -> None:
+    async def body(store: Store) -> None:
+        await store.append("t", [said(1)], expect=0, new=row("t"))
+        for data, expect in ((b"late" * 10, 0), (b"early" * 10, 5)):
+            with pytest.raises(Conflict):
+                await store.append("t", [said(expect + 1)], expect=expect, blobs=kept(data))
+            assert await store.blob("t", name(data)) is None
+
+    run(body)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.booleans()), max_size=20))
+def test_whatever_is_kept_and_removed_a_thread_finds_exactly_its_own(steps: list[tuple[int, int, bool]]) -> None:
+    async def main() -> None:
+        there: dict[str, list[bytes]] = {}
+        store = MemoryStore()
+        for thread, number, remove in ((f"t{t}", n, r) for t, n, r in steps):
+            data = bytes([number]) * 10
+            if remove:
+                assert await store.delete(thread) == (thread in there)
+                there.pop(thread, None)
+            elif thread in there:
+                await store.append(thread, [], expect=0, blobs=kept(data))
+                there[thread].append(data)
+            else:
+                await store.append(thread, [], expect=0, new=row(thread), blobs=kept(data))
+                there[thread] = [data]
+            for each in ("t0", "t1", "t2"):
+                for n in range(4):
+                    wanted = bytes([n]) * 10
+                    found = await store.blob(each, name(wanted))
+                    assert found == (wanted if wanted in there.get(each, []) else None)
+        assert set(store._blobs.values()) == {data for each in there.values() for data in each}
+
+    asyncio.run(main())
+
+
+def count_blobs(path: Path) -> list[int]:
+    db = apsw.Connection(str(path))
+    try:
+        return [db.execute("SELECT count(*) FROM blobs").get, db.execute("SELECT count(*) FROM blob_refs").get]
+    finally:
+        db.close()
+
+
+def test_sqlite_holds_each_result_once_and_only_while_a_thread_refers_to_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened("sqlite", tmp_path) as store:
+            for id in ("a", "b"):
+                await store.append(id, [said(1)], expect=0, new=row(id), blobs=kept(b"shared", id.encode()))
+            assert count_blobs(tmp_path / "stepwell.db") == [3, 4]
+            await store.delete("a")
+            assert count_blobs(tmp_path / "stepwell.db") == [2, 2]
+        async with opened("sqlite", tmp_path) as store:
+            assert await store.blob("b", name(b"shared")) == b"shared"
+            await store.delete("b")
+            assert count_blobs(tmp_path / "stepwell.db") == [0, 0]
+
+    asyncio.run(main())
+
+
+def tables(path: Path) -> set[str]:
+    db = apsw.Connection(str(path))
+    try:
+        return {str(row[0]) for row in db.execute("SELECT name FROM sqlite_master")}
+    finally:
+        db.close()
+
+
+def test_a_file_without_big_results_has_no_place_for_them(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened("sqlite", tmp_path) as store:
+            await store.append("t", [said(1)], expect=0, new=row("t"))
+            await store.delete("t")
+        assert not any("blob" in each for each in tables(tmp_path / "stepwell.db"))
+
+    asyncio.run(main())
+
+
+def test_a_file_of_version_1_is_taken_over_and_works(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "stepwell.db"
+        async with opened("sqlite", tmp_path) as store:
+            await store.append("t", [said(1)], expect=0, new=row("t"))
+        db = apsw.Connection(str(path))
+        db.execute("UPDATE meta SET value = '1'")  # that version differed in nothing else until the first blob
+        db.close()
+        for seq in (2, 3):
+            async with opened("sqlite", tmp_path) as store:
+                await store.append("t", [said(seq)], expect=seq - 1, blobs=kept(b"x" * seq))
+                assert await store.blob("t", name(b"xx")) == b"xx"
+                assert len(await store.read("t")) == seq
+        db = apsw.Connection(str(path))
+        assert db.execute("SELECT value FROM meta").get == "2"
+        db.execute("UPDATE meta SET value = '3'")
+        db.close()
+        with pytest.raises(StoreError, match="schema 3"):
+            SqliteStore(path)
+
+    asyncio.run(main())
+
+
+def test_the_loop_goes_on_while_sqlite_writes_and_reads_a_big_result(tmp_path: Path) -> None:
+    async def main() -> None:
+        data = b"0123456789abcdef" * 1_000_000
+        async with opened("sqlite", tmp_path) as store:
+            for begin in (
+                lambda: store.append("t", [said(1)], expect=0, new=row("t"), blobs={"a" * 64: data}),
+                lambda: asyncio.ensure_future(store.blob("t", "a" * 12)),
+            ):
+                work, turns = begin(), 0
+                while not work.done():
+                    await asyncio.sleep(0)
+                    turns += 1
+                assert turns > 20
+            assert await store.blob("t", "a" * 12) == data
+            assert await store.blob("t", "a" * 12, offset=15_999_990, length=6) == b"6789ab"
+
+    asyncio.run(main())
+
+
+class Endless(bytes):
+    """Bytes that say they are more than they are."""
+
+    def __len__(self) -> int:
+        return BLOB_LIMIT + 1
+
+
+def test_a_result_beyond_the_limit_is_refused_alone(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened("sqlite", tmp_path) as store:
+            await store.append("t", [], expect=0, new=row("t"))
+            refused = store.append("t", [said(1)], expect=0, blobs={"a" * 64: Endless()})
+            fine = store.append("t", [said(1)], expect=0)
+            with pytest.raises(StoreError, match="the limit is 256000000"):
+                await refused
+            await fine
+
+    asyncio.run(main())
 
 
 def test_sqlite_keeps_everything_over_a_restart(tmp_path: Path) -> None:

@@ -11,16 +11,18 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import apsw
 
-from stepwell.events import Recorded, RunSpec
+from stepwell.events import Recorded
 from stepwell.messages import Message
 from stepwell.models.base import ModelRequest
 from stepwell.models.scripted import Answer, call, reply
+from stepwell.specs import RunSpec
+from stepwell.state import NO_BLOBS
 from stepwell.store.base import KeyUse, ThreadInfo
 from stepwell.store.sqlite import SqliteStore
 from stepwell.tools.base import Tool, ToolContext, as_tool
@@ -120,10 +122,11 @@ class Fatal(SqliteStore):
         expect: int,
         new: ThreadInfo | None = None,
         key: KeyUse | None = None,
+        blobs: Mapping[str, bytes] = NO_BLOBS,
     ) -> asyncio.Future[None]:
         parts = [events] if new is not None else [[event] for event in events]
         futures = [
-            super(Fatal, self).append(thread, part, expect=expect + place, new=new, key=key)
+            super(Fatal, self).append(thread, part, expect=expect + place, new=new, key=key, blobs=blobs)
             for place, part in enumerate(parts)
         ]
         for place, future in enumerate(futures):

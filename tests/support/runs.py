@@ -16,7 +16,9 @@ from stepwell.engines.chat import ChatEngine
 from stepwell.errors import StoreFull
 from stepwell.events import (
     CallDelta,
-    CancelRequested,
+    ContextCompacted,
+    HistoryCleared,
+    LongTermUpdated,
     MessageAdded,
     MessageEnded,
     MessageStarted,
@@ -24,11 +26,12 @@ from stepwell.events import (
     Recorded,
     RunClaimed,
     RunEnded,
-    RunSpec,
     RunStarted,
     StepEnded,
     StepStarted,
     Stored,
+    SummaryEnded,
+    SummaryStarted,
     TextDelta,
     ThinkingDelta,
     TitleChanged,
@@ -37,6 +40,7 @@ from stepwell.events import (
     ToolStarted,
     Transient,
     Unknown,
+    WorkingUpdated,
     decode,
     encode,
 )
@@ -46,7 +50,8 @@ from stepwell.models.dialects.base import Dialect
 from stepwell.models.scripted import Brain, ModelCall, ScriptedModel, Step
 from stepwell.runs.channel import Cursor, Item, Piece
 from stepwell.runs.service import RunRef, RunService
-from stepwell.state import State
+from stepwell.specs import RunSpec
+from stepwell.state import Log, State
 from stepwell.store.base import Store
 from stepwell.store.memory import MemoryStore
 from stepwell.store.sqlite import SqliteStore
@@ -57,6 +62,16 @@ WAIT = 20.0
 """Seconds that anything of a test may take: a bound, not a pause."""
 REQUEST: Any = IsStr(min_length=40)
 """Any digest of a request."""
+
+
+def chat_engine(model: Model, toolbox: Toolbox, dialect: Dialect | None = None) -> ChatEngine:
+    """Return an engine over a model and tools, with neither prompts nor forms of replies."""
+
+    def make_agent(log: Log) -> BaseAgent:
+        specs = toolbox.specs
+        return BaseAgent(step_prompt="", default_replies=None, model=model, tools=specs, log=log, dialect=dialect)
+
+    return ChatEngine(make_agent, toolbox)
 
 
 class Rig:
@@ -82,7 +97,7 @@ class Rig:
         self.service = RunService(store, self.assemble)
 
     def assemble(self, spec: RunSpec) -> Engine:
-        return ChatEngine(BaseAgent(self.model, self.toolbox.specs, dialect=self.dialect), self.toolbox)
+        return chat_engine(self.model, self.toolbox, self.dialect)
 
     @property
     def asked(self) -> list[ModelCall]:
@@ -167,11 +182,11 @@ def is_(*kinds: type[Stored] | type[Transient] | type[Unknown]) -> Callable[[Ite
     return lambda item: isinstance(item.event, kinds)
 
 
-def bounded(main: Callable[[], Awaitable[None]]) -> None:
+def bounded(main: Callable[[], Awaitable[None]], seconds: float = WAIT * 2) -> None:
     """Run an async test within a bound."""
 
     async def body() -> None:
-        async with asyncio.timeout(WAIT * 2):
+        async with asyncio.timeout(seconds):
             await main()
 
     asyncio.run(body())
@@ -253,10 +268,11 @@ class _Audit:
 
     def __init__(self) -> None:
         self.run = self.step = self.steps = self.message = self.epoch = 0
-        self.failing = ""
+        self.failing, self.aside = "", False
         self.open: dict[str, bool] = {}
         """Calls without a result: whether they have started."""
         self.ids: set[str] = set()
+        self.summaries: dict[str, SummaryStarted] = {}
 
     def take(self, recorded: Recorded) -> None:
         event = recorded.event
@@ -264,7 +280,7 @@ class _Audit:
             assert not self.run, f"{recorded}: a run is open"
             self.run, self.epoch, self.steps = recorded.seq, 0, 0
         assert recorded.run == self.run, f"{recorded} belongs to run {recorded.run} inside run {self.run}"
-        if not isinstance(event, RunStarted | MessageAdded | TitleChanged):
+        if not isinstance(event, RunStarted | MessageAdded | TitleChanged | LongTermUpdated | HistoryCleared):
             assert self.run, f"{recorded} stands outside of runs"
         match event:
             case StepStarted() | StepEnded():
@@ -274,16 +290,26 @@ class _Audit:
             case ToolStarted() | ToolEnded():
                 self._call(recorded, event)
             case RunEnded():
-                left = (self.step, self.message, self.open)
-                assert left == (0, 0, {}), f"{recorded} leaves {left} open"
+                left = (self.step, self.message, self.open, self.summaries)
+                assert left == (0, 0, {}, {}), f"{recorded} leaves {left} open"
                 self.run = 0
             case RunClaimed():
                 assert event.epoch == self.epoch + 1
                 self.epoch += 1
-            case RunStarted() | MessageAdded() | TitleChanged() | CancelRequested():
-                pass
-            case Unknown():
-                raise AssertionError(f"{recorded} is not known")
+            case SummaryStarted() | SummaryEnded():
+                self._summary(recorded, event)
+            case ContextCompacted() | WorkingUpdated() | HistoryCleared():
+                assert not self.message, f"{recorded} inside a message"
+            case _:
+                assert not isinstance(event, Unknown), f"{recorded} is not known"
+
+    def _summary(self, recorded: Recorded, event: SummaryStarted | SummaryEnded) -> None:
+        if isinstance(event, SummaryStarted):
+            assert event.kind not in self.summaries, f"{recorded}: one of its kind is open"
+            self.summaries[event.kind] = event
+            return
+        opened = self.summaries.pop(event.kind)
+        assert (opened.first, opened.last) == (event.first, event.last), f"{recorded} ends {opened}"
 
     def _step(self, recorded: Recorded, event: StepStarted | StepEnded) -> None:
         assert not self.message, f"{recorded} inside a message"
@@ -294,7 +320,7 @@ class _Audit:
             return
         assert not self.step, f"{recorded} inside a step"
         assert event.step == self.steps + 1
-        self.step, self.steps = recorded.seq, event.step
+        self.step, self.steps, self.aside = recorded.seq, event.step, event.aside
 
     def _message(self, recorded: Recorded, event: MessageStarted | MessageEnded | ModelFailed) -> None:
         if isinstance(event, MessageStarted):
@@ -310,7 +336,7 @@ class _Audit:
         self.message = 0
         if self.failing == "interrupted" and event.stop == "error":
             self.steps -= 1
-        for call in event.message.calls:
+        for call in () if self.aside else event.message.calls:  # what is asked for aside is nobody's to run
             assert call.id not in self.ids, f"{recorded}: the id {call.id} is used twice"
             self.ids.add(call.id)
             self.open[call.id] = False

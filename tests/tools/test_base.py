@@ -1,10 +1,12 @@
 """Tools and the toolbox: what a call may meet, and what the model is told of it."""
 
 import asyncio
+import hashlib
 import json
 import math
 import sys
 import threading
+from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,10 +14,11 @@ import msgspec
 import pydantic
 import pytest
 
+from stepwell.contexts import handle_of_blob
 from stepwell.errors import ConfigError, ToolError
 from stepwell.events import Effect, ToolEnded, decode, encode
 from stepwell.messages import Image, ToolSpec
-from stepwell.tools.base import FunctionTool, Tool, Toolbox, ToolContext, ToolResult, as_tool, cut
+from stepwell.tools.base import FunctionTool, Media, Tool, Toolbox, ToolContext, ToolResult, as_tool
 from stepwell.tools.mark import Options, tool
 from tests.tools.running import called, context, prepared, refused
 
@@ -375,32 +378,161 @@ def test_details_that_the_log_cannot_hold_are_left_out_and_that_is_said(details:
     assert list(run(give).details or {}) == ["left_out"]
 
 
-def test_long_output_keeps_its_head_and_tail_and_says_how_much_is_missing() -> None:
-    @tool(output_limit=1000)
-    async def long() -> str:
-        return "head" + "x" * 1_000_000 + "tail"
+def asked(given: Any, most: int | None = None, **options: Any) -> ToolResult:
+    """Call a tool that gives something, as an engine does that has room for `most` characters."""
 
-    content = run(long).content
-    assert len(content) <= 1000
-    assert content.startswith("head")
-    assert content.endswith("tail")
-    left_out = int(content.partition("[... ")[2].partition(" characters left out ...]")[0])
-    assert left_out + len(content) - len(f"\n[... {left_out} characters left out ...]\n") == 1_000_008
+    @tool(**options)
+    async def give() -> object:
+        if isinstance(given, Exception):
+            raise given
+        return given
 
-
-def test_output_at_the_limit_is_whole() -> None:
-    assert cut("x" * 100, 100) == "x" * 100
-    assert cut("x" * 101, 100) != "x" * 101
-    assert cut("x" * 101, 1).strip() == "[... 101 characters left out ...]"
+    box = Toolbox([give])
+    return asyncio.run(box.run(prepared(box, "give"), context(), most=most))
 
 
-def test_long_errors_are_cut_too() -> None:
-    @tool(output_limit=100)
-    async def fail() -> None:
-        raise ValueError("x" * 10_000)
+def test_long_output_keeps_its_head_and_tail_and_says_where_the_rest_is() -> None:
+    whole = "head" + "x" * 1_000_000 + "tail"
+    result = asked(whole, output_limit=1000)
+    assert len(result.content) <= 1000
+    head, line, tail = result.content.splitlines()
+    assert head.startswith("head")
+    assert tail.endswith("tail")
+    assert 1.8 < len(head) / len(tail) < 2.1
+    left_out = 1_000_008 - len(head) - len(tail)
+    assert line == f"`wrapped` {left_out} characters left out; recall {handle_of_blob(result.hash)}"
+    assert result.whole == whole.encode()
+    assert result.hash == hashlib.sha256(result.whole).hexdigest()
+    assert result.blobs == {result.hash: result.whole}
 
-    result = run(fail)
-    assert (result.status, len(result.content)) == ("failed", 100 - 60 + len("\n[... 9972 characters left out ...]\n"))
+
+def test_output_at_the_limit_is_whole_and_nothing_is_kept_beside_it() -> None:
+    for given in ("x" * 100, "城" * 100):
+        assert asked(given, output_limit=100) == ToolResult(given)
+        assert asked(given, 100) == ToolResult(given)
+        assert asked(given, 99).whole == given.encode()
+        assert asked(given + "x", output_limit=100).whole == (given + "x").encode()
+
+
+def test_where_there_is_less_room_than_the_tool_may_take_the_room_counts() -> None:
+    assert len(asked("x" * 5000, 300, output_limit=1000).content) <= 300
+    assert len(asked("x" * 5000, 3000, output_limit=1000).content) <= 1000
+    assert asked("x" * 5000, 0).content == ""
+    assert asked("x" * 5000, -5).content == ""
+
+
+def test_long_errors_are_cut_and_kept_too() -> None:
+    result = asked(ValueError("x" * 10_000), output_limit=100)
+    assert (result.status, len(result.content) <= 100) == ("failed", True)
+    assert result.whole == b"ValueError: " + b"x" * 10_000
+
+
+def test_a_long_output_is_kept_as_it_may_be_stored() -> None:
+    result = asked("a\0\ud800" + "é" * 300, output_limit=120)
+    assert result.whole.decode() == "a\ufffd\ufffd" + "é" * 300
+    assert result.content.startswith("a\ufffd\ufffdé")
+
+
+def test_fifty_megabytes_are_cut_while_the_loop_goes_on() -> None:
+    text = "快速的棕色狐狸。🦆\n" * 1_700_000
+
+    @tool
+    async def give() -> str:
+        return text
+
+    async def main() -> None:
+        box = Toolbox([give])
+        work = asyncio.ensure_future(box.run(prepared(box, "give"), context()))
+        turns = 0
+        while not work.done():
+            await asyncio.sleep(0)
+            turns += 1
+        result = work.result()
+        assert turns > 20
+        assert len(result.content) <= 30_000
+        assert result.hash == hashlib.sha256(text.encode()).hexdigest()
+        assert result.whole.decode() == text
+
+    asyncio.run(main())
+
+
+# Bytes
+
+PNG = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
+
+
+def test_an_image_that_a_tool_returns_is_shown_to_the_model() -> None:
+    result = asked(Media(PNG, "image/PNG"))
+    assert result.content == f"[image 1: image/PNG, {len(PNG)} bytes]"
+    assert [image.url for image in result.images] == ["data:image/png;base64," + b64encode(PNG).decode()]
+    assert result.blobs == {}
+
+
+@pytest.mark.parametrize(
+    "media",
+    [
+        Media(b"%PDF" * 100, "application/pdf"),
+        Media(b"<svg/>", "image/svg+xml"),
+        Media(b"no png at all, though it says so", "image/png"),
+        Media(PNG[:16] + b"\x00\x01\x00\x00" * 2 + PNG[24:], "image/png"),
+        Media(PNG + bytes(20_000_000), "image/png"),
+        Media(b"", "text/plain"),
+    ],
+    ids=["pdf", "svg", "broken", "pixels", "bytes", "empty"],
+)
+def test_other_bytes_are_kept_under_a_handle(media: Media) -> None:
+    result = asked(media)
+    handle = handle_of_blob(hashlib.sha256(media.data).hexdigest())
+    assert result.content == f"`wrapped` {media.media_type}, {len(media.data)} bytes; recall {handle}"
+    assert (result.images, result.whole) == ((), media.data)
+    assert result.blobs == {result.hash: media.data}
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_texts_and_bytes_stand_in_the_order_in_which_they_were_returned(kind: Any) -> None:
+    pdf = b"%PDF"
+    parts = [
+        "see",
+        Media(PNG, "image/png"),
+        None,
+        {"n": 1},
+        [Media(pdf, "application/pdf"), "end"],
+        Media(PNG, "image/png"),
+    ]
+    result = asked(kind(parts))
+    size = len(PNG)
+    handle = handle_of_blob(hashlib.sha256(pdf).hexdigest())
+    assert result.content.splitlines() == [
+        "see",
+        f"[image 1: image/png, {size} bytes]",
+        '{"n":1}',
+        f"`wrapped` application/pdf, 4 bytes; recall {handle}",
+        "end",
+        f"[image 2: image/png, {size} bytes]",
+    ]
+    assert len(result.images) == 2
+    assert list(result.blobs.values()) == [pdf]
+    short = asked(kind(parts), 80)
+    assert set(short.blobs.values()) == {pdf, result.content.encode()}
+    assert len(short.content) <= 80
+
+
+def test_bytes_are_kept_even_where_there_is_no_room_to_tell_of_them() -> None:
+    result = asked(Media(b"%PDF", "application/pdf"), 20)
+    assert b"%PDF" in result.blobs.values()
+    assert len(result.content) <= 20
+
+
+def test_plain_objects_are_never_taken_for_bytes() -> None:
+    given = {"type": "binary", "media_type": "image/png", "data": "aGk="}
+    assert json.loads(asked(given).content) == given
+    assert asked([given]).images == ()
+
+
+@pytest.mark.parametrize("kind", ["", "png", "image/", "image/png;x=1", "image/png\n", "圖/png", "a" * 65 + "/b"])
+def test_a_media_type_that_is_none_is_refused(kind: str) -> None:
+    with pytest.raises(ValueError, match="write it as in image/png"):
+        Media(b"", kind)
 
 
 def test_a_foreign_tool_that_returns_no_result_is_understood() -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from stepwell.config import Config
 from stepwell.errors import ConfigError, InputError
-from stepwell.events import Limits
 from stepwell.runs.catalog import Wish
+from stepwell.specs import Limits
 from stepwell.wiring.catalog import BOXES, ConfigCatalog
 from tests.support.endpoint import Endpoint, text, tool_calls
 from tests.support.server import scripted, serving
@@ -197,3 +197,15 @@ def test_a_tool_that_is_off_is_neither_offered_nor_run(tmp_path: Path, disabled:
             assert frames[-1].body["event"]["reason"] == "answer"
 
     asyncio.run(main())
+
+
+def test_tools_that_no_window_holds_are_refused_with_their_size(tmp_path: Path) -> None:
+    small = {"m": {"base_url": AT, "model": "gpt-4o", "window": 300}}
+    with pytest.raises(ConfigError, match=r"models\.m\.window: .* window of 300 tokens .* take up to \d+; the largest"):
+        catalog(tmp_path, models=small)
+    models = {"m": {"base_url": AT}, "small": small["m"]}
+    found = catalog(tmp_path, models=models)
+    with pytest.raises(InputError, match="window of 300 tokens") as refused:
+        found.spec(Wish(text="x", model="small"))
+    assert refused.value.field == "tools"
+    assert found.spec(Wish(text="x", model="small", tools=[])).tools == ()

@@ -91,6 +91,7 @@ def _app(language: str) -> typer.Typer:
 
     _add_talking(app, say)
     _add_reading(app, say)
+    _add_contexts(app, say)
     _add_managing(app, say)
     return app
 
@@ -164,6 +165,35 @@ def _add_reading(app: typer.Typer, say: Say) -> None:
         data: Annotated[Path | None, folder] = None,
     ) -> None:
         _run("replay", config, data, thread=thread, owner=owner)
+
+
+def _add_contexts(app: typer.Typer, say: Say) -> None:
+    file = typer.Option("--config", help=say("help_config"), show_default=False)
+    folder = typer.Option("--data", help=say("help_data"), show_default=False)
+    which = typer.Argument(help=say("help_thread"))
+
+    @app.command(help=say("help_context"))
+    def context(  # pyright: ignore[reportUnusedFunction]
+        thread: Annotated[str, which],
+        run: Annotated[int | None, typer.Option(help=say("help_run"), min=1, show_default=False)] = None,
+        step: Annotated[int | None, typer.Option(help=say("help_step"), min=1, show_default=False)] = None,
+        json: Annotated[bool, typer.Option("--json", help=say("help_json"))] = False,
+        owner: Annotated[str, typer.Option("--owner", help=say("help_owner"))] = OWNER,
+        config: Annotated[Path | None, file] = None,
+        data: Annotated[Path | None, folder] = None,
+    ) -> None:
+        _run("context", config, data, thread=thread, owner=owner, of=run or 0, step=step or 0, json=json)
+
+    @app.command(help=say("help_pin"))
+    def pin(  # pyright: ignore[reportUnusedFunction]
+        thread: Annotated[str, which],
+        text: Annotated[str, typer.Argument(help=say("help_fact"), show_default=False)] = "",
+        list_: Annotated[bool, typer.Option("--list", help=say("help_pin_list"))] = False,
+        remove: Annotated[str, typer.Option(help=say("help_pin_remove"), show_default=False)] = "",
+        config: Annotated[Path | None, file] = None,
+        data: Annotated[Path | None, folder] = None,
+    ) -> None:
+        _run("pin", config, data, thread=thread, text=text, listing=list_, remove=remove)
 
 
 def _add_managing(app: typer.Typer, say: Say) -> None:

@@ -12,8 +12,10 @@ from stepwell.cli.screen import Screen
 from stepwell.cli.sources import OWNER, find_thread
 from stepwell.config import Config
 from stepwell.errors import DataInUse
+from stepwell.runs import contexts
 from stepwell.runs.catalog import Wish
 from stepwell.runs.channel import Cursor, Item
+from stepwell.runs.contexts import Pin
 from stepwell.wiring.host import Host, open_host
 from stepwell.wiring.library import user_message
 
@@ -64,6 +66,30 @@ class Connection(Protocol):
 
     async def cancel(self, place: Place) -> None:
         """Ask a run to stop."""
+        ...
+
+    async def pins(self, prefix: str) -> list[Pin]:
+        """Return the pinned facts of the thread whose id begins so.
+
+        Raises:
+            NotFound: There is none, or more than one.
+        """
+        ...
+
+    async def pin(self, prefix: str, text: str) -> Pin:
+        """Pin a fact in such a thread.
+
+        Raises:
+            InputError: There is no such thread, or the text is empty or too long.
+        """
+        ...
+
+    async def unpin(self, prefix: str, id: str) -> None:
+        """Let go of a pinned fact of such a thread.
+
+        Raises:
+            InputError: There is no such thread or pin.
+        """
         ...
 
     async def close(self) -> None:
@@ -140,6 +166,23 @@ class Local:
     async def cancel(self, place: Place) -> None:
         """Ask a run to stop."""
         await self._service.cancel(OWNER, place.thread, place.run)
+
+    async def pins(self, prefix: str) -> list[Pin]:
+        """Return the pinned facts of a thread; see the port."""
+        return await contexts.pins(self._service, *await self._thread(prefix))
+
+    async def pin(self, prefix: str, text: str) -> Pin:
+        """Pin a fact; see the port."""
+        return await contexts.pin(self._service, *await self._thread(prefix), text)
+
+    async def unpin(self, prefix: str, id: str) -> None:
+        """Let go of a pinned fact; see the port."""
+        await contexts.unpin(self._service, *await self._thread(prefix), id)
+
+    async def _thread(self, prefix: str) -> tuple[str, str]:
+        # Unlike `find` it leaves an unfinished run alone.
+        info = await find_thread(self._service.store, self._screen, prefix)
+        return info.owner, info.id
 
     async def close(self) -> None:
         """Close the folder."""

@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import assert_never
 
 from stepwell.cli.screen import Screen, Style, short
+from stepwell.contexts import handle_of_blob
 from stepwell.events import (
     CancelRequested,
+    ContextCompacted,
+    HistoryCleared,
+    LongTermUpdated,
     MessageAdded,
     MessageEnded,
     MessageStarted,
@@ -17,10 +21,15 @@ from stepwell.events import (
     StepEnded,
     StepStarted,
     Stored,
+    SummaryEnded,
+    SummaryStarted,
     TitleChanged,
     ToolEnded,
     ToolStarted,
     Unknown,
+    Warned,
+    WindowLearned,
+    WorkingUpdated,
 )
 from stepwell.messages import Message
 
@@ -36,18 +45,79 @@ def describe(event: Stored | Unknown, screen: Screen) -> tuple[str, Style]:
         case ToolStarted():
             return screen.say("event_tool_started", name=event.name, call=event.call, effect=event.effect), "tool"
         case ToolEnded():
-            said = screen.say("event_tool_ended", call=event.call, status=event.status, text=_text(event.content))
-            return said, "tool" if event.status == "ok" else "warn"
+            return _tool_ended(event, screen), "tool" if event.status == "ok" else "warn"
         case StepStarted():
-            return screen.say("event_step_started", step=event.step, request=event.request[:12]), "dim"
+            return _step_started(event, screen), "dim"
         case StepEnded():
             return screen.say("event_step_ended"), "dim"
         case TitleChanged():
             return screen.say("event_title_changed", title=_text(event.title)), ""
         case Unknown():
             return screen.say("event_unknown", raw=_text(bytes(event.raw).decode("utf-8", "replace"))), "warn"
-        case _:
+        case RunStarted() | RunEnded() | RunClaimed() | CancelRequested() | Warned():
             return _of_run(event, screen)
+        case SummaryStarted() | SummaryEnded():
+            return _of_summary(event, screen)
+        case _:
+            return _of_context(event, screen)
+
+
+def _tool_ended(event: ToolEnded, screen: Screen) -> str:
+    fields = {"call": event.call, "status": event.status, "text": _text(event.content)}
+    if not event.blob:
+        return screen.say("event_tool_ended", **fields)
+    return screen.say("event_tool_blob", **fields, handle=handle_of_blob(event.blob), size=event.size)
+
+
+def _step_started(event: StepStarted, screen: Screen) -> str:
+    name = "event_step_form" if event.reply else "event_step_started"
+    said = screen.say(name, step=event.step, request=event.request[:12], form=event.reply)
+    said += screen.say("event_step_tail", count=len(event.tail)) if event.tail else ""
+    said += screen.say("event_step_aside") if event.aside else ""
+    return said + (screen.say("event_step_repairs") if event.repairs else "")
+
+
+def _of_context(
+    event: LongTermUpdated | WorkingUpdated | HistoryCleared | ContextCompacted | WindowLearned, screen: Screen
+) -> tuple[str, Style]:
+    match event:
+        case LongTermUpdated():
+            return _long_term(event, screen), "dim" if event.rolled is not None else "strong"
+        case WorkingUpdated():
+            infos = [f"{name}: {value}" for name, value in event.basic_info.items()]
+            return screen.say("event_working_updated", text=_text(" ".join([*infos, event.observation or ""]))), "dim"
+        case HistoryCleared():
+            return screen.say("event_history_cleared"), "warn"
+        case ContextCompacted():
+            fields = {"rung": event.rung, "before": event.before, "after": event.after, "upto": event.upto}
+            return screen.say("event_context_compacted", **fields, cuts=len(event.cuts)), "dim"
+        case WindowLearned():
+            return screen.say("event_window_learned", model=event.model or "-", window=event.window), "warn"
+        case _:
+            assert_never(event)
+
+
+def _long_term(event: LongTermUpdated, screen: Screen) -> str:
+    if event.pinned is not None:
+        return screen.say("event_pinned", text=_text(event.pinned))
+    if event.unpinned is not None:
+        return screen.say("event_unpinned", text=_text(event.unpinned))
+    if event.rolled is not None:
+        return screen.say("event_rolled", messages=event.rolled_messages, tasks=event.rolled_tasks)
+    if event.past_task is not None:
+        return screen.say("event_long_term_updated", text=_text(event.past_task.summary))
+    if event.user_message is not None:
+        return screen.say("event_long_term_updated", text=_text(event.user_message))
+    changed = [name for name in event.__struct_fields__ if getattr(event, name)]
+    return screen.say("event_long_term_updated", text=", ".join(changed))
+
+
+def _of_summary(event: SummaryStarted | SummaryEnded, screen: Screen) -> tuple[str, Style]:
+    fields = {"kind": event.kind, "first": event.first, "last": event.last}
+    if isinstance(event, SummaryStarted):
+        return screen.say("event_summary_started", **fields), "dim"
+    said = screen.say("event_summary_ended", **fields, status=event.status, text=_text(event.text or event.detail))
+    return said.rstrip(" :："), "dim" if event.status == "ok" else "warn"
 
 
 def _of_message(event: MessageAdded | MessageStarted | MessageEnded | ModelFailed, screen: Screen) -> tuple[str, Style]:
@@ -66,7 +136,7 @@ def _of_message(event: MessageAdded | MessageStarted | MessageEnded | ModelFaile
             assert_never(event)
 
 
-def _of_run(event: RunStarted | RunEnded | RunClaimed | CancelRequested, screen: Screen) -> tuple[str, Style]:
+def _of_run(event: RunStarted | RunEnded | RunClaimed | CancelRequested | Warned, screen: Screen) -> tuple[str, Style]:
     match event:
         case RunStarted():
             spec = event.spec
@@ -80,6 +150,8 @@ def _of_run(event: RunStarted | RunEnded | RunClaimed | CancelRequested, screen:
             return screen.say("event_run_claimed", epoch=event.epoch), "warn"
         case CancelRequested():
             return screen.say("event_cancel_requested", text=_text(event.reason)).rstrip(), "warn"
+        case Warned():
+            return screen.say("event_warned", code=event.code, text=_text(event.detail)), "warn"
         case _:
             assert_never(event)
 

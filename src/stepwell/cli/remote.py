@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -20,6 +21,7 @@ from stepwell.events import Recorded, Transient, decode
 from stepwell.messages import clean
 from stepwell.models.sse import SSEReader
 from stepwell.runs.channel import Cursor, Item, Piece, place_of
+from stepwell.runs.contexts import Pin
 
 ADDRESS_FILE = "server.json"
 """In the data folder: where its server is, and a key for commands of the same user."""
@@ -195,6 +197,22 @@ class Remote:
     async def cancel(self, place: Place) -> None:
         """Ask a run to stop."""
         await self._call("POST", f"/api/threads/{place.thread}/runs/{place.run}/cancel")
+
+    async def pins(self, prefix: str) -> list[Pin]:
+        """Return the pinned facts of a thread; see the port."""
+        place = await self.find(prefix)
+        found = await self._call("GET", f"/api/threads/{place.thread}/pins")
+        return msgspec.convert(found["pins"], list[Pin])
+
+    async def pin(self, prefix: str, text: str) -> Pin:
+        """Pin a fact; see the port."""
+        place = await self.find(prefix)
+        return msgspec.convert(await self._call("POST", f"/api/threads/{place.thread}/pins", {"text": text}), Pin)
+
+    async def unpin(self, prefix: str, id: str) -> None:
+        """Let go of a pinned fact; see the port."""
+        place = await self.find(prefix)
+        await self._call("DELETE", f"/api/threads/{place.thread}/pins/{quote(clean(id), safe='')}")
 
     async def close(self) -> None:
         """Close the connections."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from stepwell.engines.words import words
-from stepwell.events import EndReason, MessageEnded, RunEnded, StepEnded, Stored, ToolEnded
+from stepwell.events import EndReason, MessageEnded, RunEnded, StepEnded, Stored, SummaryEnded, ToolEnded
 from stepwell.state import Log
 
 
@@ -22,6 +22,10 @@ class Engine(Protocol):
         Raises:
             Conflict: Somebody else appended; ask again.
         """
+        ...
+
+    async def close(self) -> None:
+        """Give up what goes on beside the run; it records nothing more."""
         ...
 
 
@@ -45,4 +49,6 @@ async def close(log: Log, reason: EndReason, cause: str, detail: str) -> None:
         events.append(MessageEnded(log.partial(), "cancelled"))
     if run.step:
         events.append(StepEnded())
+    for each in log.state.history.summarizing.values():
+        events.append(SummaryEnded(each.kind, each.first, each.last, "cancelled", detail="the run ended"))
     await log.record(*events, RunEnded(reason, cause, detail), durable=True)

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
+from contextlib import suppress
 
+from stepwell.agent.asking import Asked
 from stepwell.agent.base import BaseAgent
+from stepwell.agent.replies import Fault, ReplySchema, validate
 from stepwell.engines.base import close
 from stepwell.engines.words import WORDS, words
+from stepwell.errors import ContextFull, ReplyMisfit
 from stepwell.events import (
     EndReason,
     MessageEnded,
@@ -37,13 +42,22 @@ class ChatEngine:
     """Drives one agent through a conversation with tools.
 
     Args:
-        agent: Who is asked.
+        make_agent: Makes the agent over the run's log.
         toolbox: What it may call.
         complete: Asks a model one plain question, for tools that need one; None where there is none.
+        output: The form of the final answer; None for plain text.
     """
 
-    def __init__(self, agent: BaseAgent, toolbox: Toolbox, complete: Complete | None = None) -> None:
-        self.agent, self.toolbox, self.complete = agent, toolbox, complete
+    def __init__(
+        self,
+        make_agent: Callable[[Log], BaseAgent],
+        toolbox: Toolbox,
+        complete: Complete | None = None,
+        output: ReplySchema | None = None,
+    ) -> None:
+        self.toolbox, self.complete, self.make_agent = toolbox, complete, make_agent
+        self._output = output
+        self._agent: BaseAgent | None = None
 
     async def step(self, log: Log) -> bool:
         """Make one decision and carry it out; see `Engine`."""
@@ -55,28 +69,59 @@ class ChatEngine:
             failed = ModelFailed("interrupted", "the process stopped while the model answered")
             await log.record(failed, MessageEnded(Message("assistant"), "error"))
             return True
-        over = self._over(run)
+        agent = self._agent = self._agent or self.make_agent(log)
+        over = self._over(agent, run)
         if run.unanswered() and over is None:
-            await self._run_calls(log, run)
+            await self._run_calls(log, agent, run)
             return True
         if over is not None:
             await close(log, *over)
             return False
-        await self.agent.step(log)
+        try:
+            await self._ask(agent, run)
+        except ContextFull as error:
+            await close(log, "failed", "window", words("window", run.spec.language, detail=str(error)))
+            return False
         return True
 
-    def _over(self, run: RunState) -> tuple[EndReason, str, str] | None:
+    async def close(self) -> None:
+        """Give up the summaries under way."""
+        if self._agent is not None and self._agent.summaries is not None:
+            await self._agent.summaries.close()
+
+    async def _ask(self, agent: BaseAgent, run: RunState) -> None:
+        fault = self._misfit(run)
+        if fault is None or run.reply is None or self._output is None:
+            asked = await agent.ask((), self._output)
+            if asked.message.calls:
+                await agent.setup_summaries()
+            return
+        with suppress(ReplyMisfit):  # the next decision ends the run with it
+            await agent.repair(Asked(run.reply, None, fault), (), self._output, aside=False)
+
+    def _misfit(self, run: RunState) -> Fault | None:
+        """Return what is wrong with the form of a final answer."""
+        if self._output is None or run.reply is None or run.reply.calls or run.stop not in ("stop", "tool_calls"):
+            return None
+        found = validate(self._output, run.reply.content)
+        return found if isinstance(found, Fault) else None
+
+    def _over(self, agent: BaseAgent, run: RunState) -> tuple[EndReason, str, str] | None:
         """Return how the run ends if it ends here: reason, cause and words."""
         language, failure = run.spec.language, run.failure
-        if failure is not None and failure.retry_in is None and failure.kind != "interrupted":
+        if failure is not None and failure.retry_in is None and not _passes(agent, failure.kind):
             return "failed", failure.kind, words("model_failed", language, detail=failure.detail)
-        if run.reply is not None and not run.reply.calls:
-            return _answered(run, run.reply, language)
+        if run.reply is not None and not run.reply.calls and failure is None:
+            fault = self._misfit(run)
+            if fault is None:
+                return _answered(run, run.reply, language)
+            if run.repaired:
+                return "failed", "invalid_output", words("invalid_output", language, detail=fault.reason)
         if run.malformed > MALFORMED_LIMIT:
             return "failed", "malformed_tool_call", words("malformed_tool_call", language, limit=run.malformed)
         return _over_limit(run, language)
 
-    async def _run_calls(self, log: Log, run: RunState) -> None:
+    async def _run_calls(self, log: Log, agent: BaseAgent, run: RunState) -> None:
         ready: list[tuple[OpenCall, Prepared]] = []
         limit = run.spec.limits.tool_calls
         for each in run.unanswered()[: None if limit is None else limit - run.tool_calls]:
@@ -98,16 +143,16 @@ class ChatEngine:
         if new:
             await log.record(*new, durable=any(event.effect != "pure" for event in new))
         if len(ready) == 1:
-            await self._run_call(log, run, *ready[0])
+            await self._run_call(log, agent, run, *ready[0])
         elif ready:
             # One that finds the log moved must not take the others with it: their effects are under way.
-            calls = [self._run_call(log, run, each, prepared) for each, prepared in ready]
+            calls = [self._run_call(log, agent, run, each, prepared) for each, prepared in ready]
             for outcome in await asyncio.gather(*calls, return_exceptions=True):
                 if outcome is not None:
                     raise outcome
 
-    async def _run_call(self, log: Log, run: RunState, each: OpenCall, prepared: Prepared) -> None:
-        id = each.call.id
+    async def _run_call(self, log: Log, agent: BaseAgent, run: RunState, each: OpenCall, prepared: Prepared) -> None:
+        id, room = each.call.id, agent.result_room(run)
 
         def tell(text: str) -> None:
             if each.ended is None:
@@ -120,12 +165,28 @@ class ChatEngine:
             key=f"{log.thread}.{each.started}",
             progress=tell,
             complete=self.complete,
+            archive=log,
+            room=room,
         )
-        await log.record(_ended(each, await self.toolbox.run(prepared, context)))
+        result = await self.toolbox.run(prepared, context, most=room)
+        await log.record(_ended(each, result), blobs=result.blobs)
 
 
 def _ended(each: OpenCall, result: ToolResult) -> ToolEnded:
-    return ToolEnded(each.call.id, result.content, result.status, result.images, result.details)
+    return ToolEnded(
+        each.call.id,
+        result.content,
+        result.status,
+        result.images,
+        result.details,
+        result.hash,
+        result.size or len(result.whole),
+    )
+
+
+def _passes(agent: BaseAgent, kind: str) -> bool:
+    """Tell whether the run goes on after a failure: the process stopped, or a smaller window was learned."""
+    return kind == "interrupted" or (kind == "overflow" and agent.may_learn())
 
 
 def _answered(run: RunState, reply: Message, language: str) -> tuple[EndReason, str, str]:

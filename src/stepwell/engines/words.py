@@ -32,6 +32,14 @@ WORDS = MappingProxyType(
         ),
         "cancelled": ("The run was cancelled.", "运行已取消。"),
         "model_failed": ("The model failed: {detail}", "模型调用失败：{detail}"),
+        "window": (
+            "The conversation cannot be brought under the model's window: {detail}",
+            "对话无法压缩到模型的上下文窗口之内：{detail}",
+        ),
+        "invalid_output": (
+            "The model's answer does not fit the form that was asked for: {detail}",
+            "模型的回答不符合所要求的格式：{detail}",
+        ),
         "internal": (
             "Stepwell itself failed: {detail}. The run was ended; its log is whole.",
             "Stepwell 内部出错：{detail}。运行已结束，日志完整。",

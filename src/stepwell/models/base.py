@@ -7,12 +7,13 @@ place for tool execution, prompts or history; it renders nothing but its own wir
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
 
-from stepwell.messages import NO_TOOLS, StopReason, ToolSpecs, Transcript, Usage
+from stepwell.messages import NO_TOOLS, Message, StopReason, ToolSpecs, Transcript, Usage
+from stepwell.tokens import ImageRule, Tokenizer
 
 FailureKind = Literal[
     "connect", "auth", "rate_limit", "overflow", "request", "server", "stall", "broken", "interrupted", "internal"
@@ -92,7 +93,10 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True):
         usage_in_stream: Whether the endpoint sends usage when asked with `stream_options`.
         thinking_back: Whether a reply that calls tools must be sent back with the thinking that led to them.
         temperature: Whether it takes a temperature.
+        replies: Whether it can be asked for a reply of a given form.
         max_output: The longest reply it can give, in tokens; 0 when unknown.
+        tokenizer: Its tokenizer, where text can be counted exactly; empty when unknown.
+        image_tokens: The rule by which it counts images (`tokens.RULES`); empty when unknown.
     """
 
     window: int = 8192
@@ -105,7 +109,10 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True):
     usage_in_stream: bool = True
     thinking_back: bool = False
     temperature: bool = True
+    replies: bool = True
     max_output: int = 0
+    tokenizer: Tokenizer = ""
+    image_tokens: ImageRule = ""
 
 
 class Settings(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -136,22 +143,33 @@ class ModelRequest:
         tools: What the model may call.
         settings: How to answer.
         model: The name sent to the endpoint; empty for the adapter's own.
+        tail: Messages of this request alone, after the conversation.
     """
 
-    __slots__ = ("messages", "model", "settings", "tools")
+    __slots__ = ("messages", "model", "settings", "tail", "tools")
 
     def __init__(
-        self, messages: Transcript, tools: ToolSpecs = NO_TOOLS, settings: Settings | None = None, model: str = ""
+        self,
+        messages: Transcript,
+        tools: ToolSpecs = NO_TOOLS,
+        settings: Settings | None = None,
+        model: str = "",
+        tail: tuple[Message, ...] = (),
     ) -> None:
-        self.messages, self.tools, self.model = messages, tools, model
+        self.messages, self.tools, self.model, self.tail = messages, tools, model, tail
         self.settings = settings or Settings()
+
+    @property
+    def all(self) -> Sequence[Message]:
+        """The conversation and the tail."""
+        return [*self.messages, *self.tail] if self.tail else self.messages
 
     def digest(self) -> str:
         """Return the SHA-256 of the whole request, as 43 characters of URL-safe base64.
 
         It costs the new messages only. Replay compares it (`docs/architecture.md`, "Replay").
         """
-        tail = _encode((self.model, self.settings)) + self.tools.encoded
+        tail = _encode((*self.tail, self.model, self.settings)) + self.tools.encoded
         return urlsafe_b64encode(self.messages.digest(tail))[:43].decode()
 
 

@@ -98,7 +98,7 @@ _WORD = re.compile(r"\s*[\u3000-\u9fff\uff00-\uffef]|\s*[^\s\u3000-\u9fff\uff00-
 class OfflineModel:
     """Answers by the agent's tools alone; safe for many requests at once."""
 
-    profile = ModelProfile(window=1_000_000, native_tools=True, images=False)
+    profile = ModelProfile(window=1_000_000, native_tools=True, images=False, replies=False)
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Delta]:
         """Stream one reply: tool calls for a question that fits a tool, else text; the last delta carries `stop`."""
@@ -141,7 +141,7 @@ def _text_deltas(reply: str, marks: Sequence[str], limit: int | None) -> Iterato
 
 def _reply(request: ModelRequest) -> str | list[Pick]:
     """Return the text or the calls that answer a request; after results always text, so that no run loops."""
-    messages, choice = request.messages, request.settings.tool_choice
+    messages, choice = request.all, request.settings.tool_choice
     at = next((at for at in range(len(messages) - 1, -1, -1) if messages[at].role == "user"), -1)
     calls = {call.id: call for message in messages[at + 1 :] for call in message.calls}
     results = [message for message in messages[at + 1 :] if message.role == "tool"]

@@ -172,12 +172,15 @@ class OpenAIModel:
         tools = b""
         if request.tools and "tools" not in fields:
             tools = b'"tools":' + self._tools_json(request.tools) + b","
+        messages = request.messages.rendering(self._encode).body
+        if request.tail:
+            messages = b",".join([*([messages] if messages else ()), *map(self._encode, request.tail)])
         return b"".join(
             (
                 b'{"model":',
                 to_json(request.model or self._model),
                 b',"messages":[',
-                request.messages.rendering(self._encode).body,
+                messages,
                 b"],",
                 tools,
                 to_json(fields)[1:],

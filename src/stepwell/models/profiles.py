@@ -17,6 +17,7 @@ import msgspec
 
 from stepwell.errors import ConfigError
 from stepwell.models.base import ModelProfile
+from stepwell.tokens import ImageRule, Tokenizer
 
 K = 1024
 
@@ -32,6 +33,8 @@ def _facts(
     system: str = "system",
     thinks: bool = False,
     heat: bool = True,
+    tokenizer: Tokenizer = "",
+    rule: ImageRule = "",
 ) -> ModelProfile:
     return ModelProfile(
         window=window,
@@ -43,31 +46,75 @@ def _facts(
         system_role=system,
         thinking_back=thinks,
         temperature=heat,
+        tokenizer=tokenizer,
+        image_tokens=rule,
     )
 
 
-def _openai_thinker(window: int, output: int, *, images: bool = True, tools: bool = True) -> ModelProfile:
+def _openai_thinker(
+    window: int,
+    output: int,
+    *,
+    images: bool = True,
+    tokenizer: Tokenizer = "o200k",
+    rule: ImageRule = "openai_patches",
+) -> ModelProfile:
     return _facts(
-        window, output, images=images, tools=tools, limit="max_completion_tokens", system="developer", heat=False
+        window,
+        output,
+        images=images,
+        limit="max_completion_tokens",
+        system="developer",
+        heat=False,
+        tokenizer=tokenizer,
+        rule=rule,
     )
+
+
+def _openai(
+    window: int,
+    output: int,
+    *,
+    images: bool = True,
+    limit: str = "max_tokens",
+    tokenizer: Tokenizer = "o200k",
+    rule: ImageRule = "openai_tiles",
+) -> ModelProfile:
+    return _facts(window, output, images=images, limit=limit, tokenizer=tokenizer, rule=rule)
 
 
 _FAMILIES: tuple[tuple[str, ModelProfile], ...] = (
     # OpenAI. Thinking models refuse `max_tokens` and `temperature` and call the system message the developer's.
-    (r"gpt-?oss", _facts(128 * K, 128 * K)),
-    (r"gpt-?5.*-chat", _facts(128_000, 16_384, images=True, limit="max_completion_tokens")),
-    (r"gpt-?[5-9]", _openai_thinker(400_000, 128_000)),
-    (r"gpt-?4\.1", _facts(1_047_576, 32_768, images=True)),
-    (r"gpt-?4\.5|(chat)?gpt-?4o", _facts(128_000, 16_384, images=True)),
-    (r"gpt-?4-(turbo|1106|0125|vision)", _facts(128_000, 4096, images=True)),
+    # Tokenizers as in tiktoken's list of models; names that others use too (`gpt4all`, `marco-o1`) have none.
+    (r"gpt-?oss", _facts(128 * K, 128 * K, tokenizer="o200k")),
+    (r"gpt-?5.*-chat", _openai(128_000, 16_384, limit="max_completion_tokens", rule="openai_patches_large")),
+    (r"gpt-?5\.4-(mini|nano)", _openai_thinker(400_000, 128_000)),
+    (r"gpt-?5\.([4-9]|\d\d)", _openai_thinker(400_000, 128_000, rule="openai_patches_large")),
+    (r"gpt-?5", _openai_thinker(400_000, 128_000)),
+    (r"gpt-?[6-9]", _openai_thinker(400_000, 128_000, tokenizer="", rule="openai_patches_large")),
+    (r"gpt-?4\.1-(mini|nano)", _openai(1_047_576, 32_768, rule="openai_patches")),
+    (r"gpt-?4\.1", _openai(1_047_576, 32_768)),
+    (r"gpt-?4o-mini", _openai(128_000, 16_384, rule="openai_tiles_mini")),
+    (r"gpt-?4\.5|(chat)?gpt-?4o", _openai(128_000, 16_384)),
+    (r"gpt-?4-(turbo|1106|0125|vision)", _openai(128_000, 4096, tokenizer="cl100k")),
+    (r"gpt-?4(?=$|:|-32k|-\d{4}(?!\d))", _facts(8192, 8192, tokenizer="cl100k")),
     (r"gpt-?4", _facts(8192, 8192)),
-    (r"gpt-?3\.?5", _facts(16_385, 4096)),
+    (r"gpt-?3\.?5", _facts(16_385, 4096, tokenizer="cl100k")),
     (
         r"o1-(mini|preview)",
-        _facts(128_000, 32_768, tools=False, limit="max_completion_tokens", system="user", heat=False),
+        _facts(
+            128_000,
+            32_768,
+            tools=False,
+            limit="max_completion_tokens",
+            system="user",
+            heat=False,
+            tokenizer="o200k",
+        ),
     ),
     (r"o3-mini", _openai_thinker(200_000, 100_000, images=False)),
-    (r"o[1-9](?![a-z0-9.])", _openai_thinker(200_000, 100_000)),
+    (r"^o[1-9](?![a-z0-9.])", _openai_thinker(200_000, 100_000)),
+    (r"o[1-9](?![a-z0-9.])", _openai_thinker(200_000, 100_000, tokenizer="")),
     # DeepSeek. Its thinking mode wants the thinking of earlier tool calls back.
     (r"deepseek-r1-distill", _facts(32 * K, tools=False)),
     (r"deepseek-?(reasoner|r\d|v4)", _facts(128 * K, 64 * K, thinks=True)),
@@ -77,7 +124,7 @@ _FAMILIES: tuple[tuple[str, ModelProfile], ...] = (
     (r"qwen-?1\.5", _facts(32 * K, tools=False)),
     (r"qwen(-vl)?(:|-(1[._]8|7|14|72)b)", _facts(8192, tools=False)),
     (r"qwen-?2-|qwen-?2:", _facts(32 * K, 8192)),
-    (r"qwen.*(vl|omni)|qvq", _facts(32 * K, 8192, images=True)),
+    (r"qwen.*(vl|omni)|qvq", _facts(32 * K, 8192, images=True, rule="qwen")),
     (r"qwen-?3.*(coder|2507|next)|qwen-?3\.5", _facts(256 * K, 32 * K)),
     (r"qwen-(plus|turbo|flash|long)", _facts(128 * K, 8192)),
     (r"qwen|qwq", _facts(32 * K, 8192)),
@@ -85,7 +132,7 @@ _FAMILIES: tuple[tuple[str, ModelProfile], ...] = (
     (r"chatglm3", _facts(8192, tools=False)),
     (r"chatglm", _facts(8192, tools=False)),
     (r"glm-?4v", _facts(8192, 1024, images=True, tools=False)),
-    (r"glm-?4\.[15]v", _facts(64 * K, 16 * K, images=True)),
+    (r"glm-?4\.[15]v", _facts(64 * K, 16 * K, images=True, rule="qwen")),
     (r"glm-?4-long", _facts(1024 * K, 4096)),
     (r"glm-?4\.5", _facts(128 * K, 96 * K)),
     (r"glm-?(4\.[6-9]|[5-9])", _facts(200_000, 128 * K)),
@@ -105,19 +152,19 @@ _FAMILIES: tuple[tuple[str, ModelProfile], ...] = (
     (r"codestral|devstral|ministral|open-mistral-nemo", _facts(128 * K, usage=False)),
     (r"mi[sx]tral|open-mi[sx]tral", _facts(32 * K, usage=False)),
     # Anthropic and Google behind their compatible endpoints.
-    (r"claude-(opus|sonnet)-4[-.][6-9]", _facts(1_000_000, 128_000, images=True)),
-    (r"claude-opus-4[-.]?[01]|claude-opus-4(?![-.]\d\b)", _facts(200_000, 32_000, images=True)),
-    (r"claude-3-(opus|sonnet|haiku)", _facts(200_000, 4096, images=True)),
-    (r"claude-3[-.]5", _facts(200_000, 8192, images=True)),
+    (r"claude-(opus|sonnet)-4[-.][6-9]", _facts(1_000_000, 128_000, images=True, rule="anthropic")),
+    (r"claude-opus-4[-.]?[01]|claude-opus-4(?![-.]\d\b)", _facts(200_000, 32_000, images=True, rule="anthropic")),
+    (r"claude-3-(opus|sonnet|haiku)", _facts(200_000, 4096, images=True, rule="anthropic")),
+    (r"claude-3[-.]5", _facts(200_000, 8192, images=True, rule="anthropic")),
     (r"claude-(2|instant)", _facts(100_000, 4096, tools=False)),
-    (r"claude", _facts(200_000, 64_000, images=True)),
-    (r"gemini-1\.5-pro", _facts(2_097_152, 8192, images=True)),
-    (r"gemini-(1\.5|2\.0)", _facts(1_048_576, 8192, images=True)),
+    (r"claude", _facts(200_000, 64_000, images=True, rule="anthropic")),
+    (r"gemini-1\.5-pro", _facts(2_097_152, 8192, images=True, rule="gemini")),
+    (r"gemini-(1\.5|2\.0)", _facts(1_048_576, 8192, images=True, rule="gemini")),
     (r"gemini-(1\.0-)?pro(?![\w.])", _facts(30_720, 2048)),
-    (r"gemini", _facts(1_048_576, 65_536, images=True)),
+    (r"gemini", _facts(1_048_576, 65_536, images=True, rule="gemini")),
     # Small open models.
     (r"phi-?4-mini", _facts(128 * K)),
-    (r"phi-?4-multimodal", _facts(128 * K, images=True, tools=False)),
+    (r"phi-?4-multimodal", _facts(128 * K, images=True, tools=False, rule="phi")),
     (r"phi-?4", _facts(16 * K, tools=False)),
     (r"phi-?3\.5-vision|phi-?3-vision", _facts(128 * K, images=True, tools=False)),
     (r"phi-?3\.5", _facts(128 * K, tools=False)),
@@ -130,7 +177,7 @@ _FAMILIES: tuple[tuple[str, ModelProfile], ...] = (
     # Yi, Baichuan, Moonshot. Kimi's thinking models want the thinking of earlier tool calls back.
     (r"yi-large-fc", _facts(32 * K)),
     (r"yi-(large|medium|spark|lightning)", _facts(16 * K, tools=False)),
-    (r"yi-vision|yi-vl", _facts(4096, images=True, tools=False)),
+    (r"yi-vision|yi-vl", _facts(4096, images=True, tools=False, rule="yi")),
     (r"yi(-1\.5)?(-coder)?[-:]\d", _facts(4096, tools=False)),
     (r"baichuan-?[34]", _facts(32 * K)),
     (r"baichuan", _facts(4096, tools=False)),

@@ -87,6 +87,10 @@ class ModelCall(msgspec.Struct, frozen=True):
     model: str
 
 
+WINDOW = 1_000_000
+"""Tokens of the window where a test says nothing else, so that what it scripts is not shortened."""
+
+
 class ScriptedModel:
     """Answers the n-th request with the n-th step, or every request as a function says.
 
@@ -100,7 +104,7 @@ class ScriptedModel:
     def __init__(
         self, script: Iterable[Step] | Brain, *, profile: ModelProfile | None = None, cut: Cut = "whole"
     ) -> None:
-        self.profile = profile or ModelProfile()
+        self.profile = profile or ModelProfile(window=WINDOW)
         self.calls: list[ModelCall] = []
         """The requests so far."""
         self._cut: Cut = cut
@@ -114,7 +118,7 @@ class ScriptedModel:
         Raises:
             ScriptError: If the script has no step left; the one exception to the port's rule.
         """
-        self.calls.append(ModelCall(tuple(request.messages), request.tools, request.settings, request.model))
+        self.calls.append(ModelCall(tuple(request.all), request.tools, request.settings, request.model))
         answer = self._next(request)
         while isinstance(answer, Failure) and answer.retry_in is not None:
             yield Delta(failure=answer)
@@ -143,7 +147,7 @@ class ScriptedModel:
         if self._brain is not None:
             return self._brain(request)
         if self._used >= len(self._steps):
-            last = request.messages[-1] if len(request.messages) else None
+            last = request.all[-1] if request.all else None
             raise ScriptError(
                 f"request {len(self.calls)} came, but the script has {self._used} steps; it ends: {last!r}"
             )

@@ -49,13 +49,13 @@ class MessageEncoder:
     """Turns messages into their wire JSON; keep one, as `Transcript.rendering` knows it by identity.
 
     Args:
-        profile: Facts about the family, of which `system_role`, `thinking_back` and `thinking_field` are used.
+        profile: Facts about the family; `system_role`, `images`, `thinking_back` and `thinking_field` are used.
     """
 
-    __slots__ = ("_system_role", "_thinking_field")
+    __slots__ = ("_sees", "_system_role", "_thinking_field")
 
     def __init__(self, profile: ModelProfile) -> None:
-        self._system_role = profile.system_role
+        self._system_role, self._sees = profile.system_role, profile.images
         self._thinking_field = profile.thinking_field if profile.thinking_back else ""
 
     def __call__(self, message: Message) -> bytes:
@@ -64,14 +64,28 @@ class MessageEncoder:
             case "system":
                 return to_json({"role": self._system_role, "content": message.content})
             case "user":
-                return to_json({"role": "user", "content": _parts(message) if message.images else message.content})
+                return to_json({"role": "user", "content": self._content(message)})
             case "assistant":
                 fields = _assistant(message)
                 if self._thinking_field and message.calls:
                     fields[self._thinking_field] = message.thinking
                 return to_json(fields)
             case "tool":
-                return to_json({"role": "tool", "tool_call_id": message.call, "content": _tool_text(message)})
+                return self._result(message)
+
+    def _content(self, message: Message) -> str | list[dict[str, Any]]:
+        if not message.images:
+            return message.content
+        return _parts(message) if self._sees else _without_images(message)
+
+    def _result(self, message: Message) -> bytes:
+        """Return a result; its images follow in a user's message, for a tool's message holds none in this format."""
+        text = message.content if self._sees else _without_images(message)
+        result = to_json({"role": "tool", "tool_call_id": message.call, "content": text})
+        if not message.images or not self._sees:
+            return result
+        shown = Message("user", "[images of the results above]", message.images)
+        return result + b"," + to_json({"role": "user", "content": _parts(shown)})
 
 
 def _parts(message: Message) -> list[dict[str, Any]]:
@@ -82,11 +96,11 @@ def _parts(message: Message) -> list[dict[str, Any]]:
     return parts
 
 
-def _tool_text(message: Message) -> str:
-    """Return a result's text; images have no place in a tool message of this format, which the model is told."""
+def _without_images(message: Message) -> str:
+    """Return a text with a line for the images that the model does not see."""
     if not message.images:
         return message.content
-    return f"{message.content}\n[{len(message.images)} image(s) of this result cannot be shown here]".lstrip()
+    return f"{message.content}\n[{len(message.images)} image(s), not shown: this model does not see]".lstrip()
 
 
 def _assistant(message: Message) -> dict[str, Any]:

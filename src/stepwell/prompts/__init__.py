@@ -19,7 +19,11 @@ _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
 _REACT = frozenset({"tools", "tool_names", "history", "input", "agent_scratchpad"})
 _VARIABLES: dict[str, tuple[frozenset[str], ...]] = {
+    "conclusion": (frozenset({"task", "tasks_overview"}),),
     "react": (_REACT, _REACT - {"tools"} | {"tool_schemas"}),
+    "repair": (frozenset({"error", "reply", "schema"}),),
+    "reply": (frozenset({"schema"}),),
+    "summary": (frozenset({"context", "actions"}), frozenset({"text"})),
     "system": (frozenset(),),
 }
 """By kind: the sets of placeholders that a template may have. It has all of one set, and no others."""
@@ -82,7 +86,7 @@ def load(kind: str, name: str = "default", language: str = _DEFAULT_LANGUAGE) ->
     """Return a template; files are read on first use and once.
 
     Args:
-        kind: What the template is for: `react` or `system`.
+        kind: What the template is for: `conclusion`, `react`, `repair`, `reply`, `summary` or `system`.
         name: Its name, such as `default`.
         language: `en` or `zh`. A template that lacks the language is given in English.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from stepwell.engines.base import Engine
-from stepwell.events import Effect, Limits, RunSpec
+from stepwell.events import Effect
 from stepwell.messages import ToolSpec
+from stepwell.specs import Limits, RunSpec
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
@@ -56,6 +57,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
         temperature: 0.0 to 2.0.
         max_tokens: Longest reply in tokens.
         limits: What the run may use; None for the settings'.
+        output: Name, description and JSON schema of the final answer; None for plain text.
         face: The protocol of the request.
     """
 
@@ -70,6 +72,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float | None = None
     max_tokens: int | None = None
     limits: Limits | None = None
+    output: dict[str, Any] | None = None
     face: str = "native"
 
 

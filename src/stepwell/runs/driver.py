@@ -13,8 +13,8 @@ from collections.abc import Callable
 from stepwell.engines.base import Engine, close
 from stepwell.engines.words import words
 from stepwell.errors import ConfigError, Conflict, StoreError
-from stepwell.events import RunSpec
 from stepwell.runs.log import ThreadLog, now_ms
+from stepwell.specs import RunSpec
 from stepwell.state import RunState
 
 Assemble = Callable[[RunSpec], Engine]
@@ -44,6 +44,8 @@ async def drive(log: ThreadLog, assemble: Assemble) -> None:
         finally:
             log.interrupt = None
             driver.leave()
+            if driver.engine is not None:
+                await driver.engine.close()
 
 
 async def _carry_out(log: ThreadLog, assemble: Assemble, driver: _Driver) -> None:
@@ -61,7 +63,6 @@ async def _carry_out(log: ThreadLog, assemble: Assemble, driver: _Driver) -> Non
 
 
 async def _advance(log: ThreadLog, assemble: Assemble, driver: _Driver) -> None:
-    engine: Engine | None = None
     while (run := driver.own(log)) is not None:
         language = run.spec.language
         try:
@@ -71,8 +72,8 @@ async def _advance(log: ThreadLog, assemble: Assemble, driver: _Driver) -> None:
                 limit = run.spec.limits.seconds
                 await close(log, "limit", "seconds", words("seconds", language, limit=limit))
             else:
-                engine = engine or assemble(run.spec)
-                await engine.step(log)
+                driver.engine = driver.engine or assemble(run.spec)
+                await driver.engine.step(log)
         except StoreError:
             raise
         except ConfigError as error:
@@ -91,6 +92,7 @@ class _Driver:
 
     def __init__(self, run: RunState) -> None:
         self.late = False
+        self.engine: Engine | None = None
         self._seq = run.seq
         task = asyncio.current_task()
         assert task is not None

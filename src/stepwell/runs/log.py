@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from stepwell.contexts import handle_of_blob
 from stepwell.errors import Conflict, NotFound, StoreError
 from stepwell.events import (
     CallDelta,
     CancelRequested,
+    LongTermUpdated,
     MessageAdded,
     MessageEnded,
     MessageStarted,
@@ -24,6 +26,8 @@ from stepwell.events import (
     StepEnded,
     StepStarted,
     Stored,
+    SummaryEnded,
+    SummaryStarted,
     TextDelta,
     ThinkingDelta,
     TitleChanged,
@@ -32,13 +36,23 @@ from stepwell.events import (
     ToolStarted,
     Transient,
     Unknown,
+    WindowLearned,
 )
 from stepwell.messages import Message
 from stepwell.runs.channel import Channel
-from stepwell.state import State
-from stepwell.store.base import KeyUse, Store, ThreadInfo
+from stepwell.state import NO_BLOBS, RunState, State
+from stepwell.store.base import KeyUse, Store, ThreadInfo, is_prefix
 
-FACTS = (MessageEnded, ToolEnded, MessageAdded, CancelRequested, TitleChanged)
+FACTS = (
+    MessageEnded,
+    ToolEnded,
+    MessageAdded,
+    CancelRequested,
+    TitleChanged,
+    LongTermUpdated,
+    WindowLearned,
+    SummaryEnded,
+)
 """What has happened and is kept when another writer came first; the rest was intent and is decided again."""
 
 
@@ -74,6 +88,9 @@ class ThreadLog:
         self._store, self._clock = store, clock
         self._unsaved: list[Recorded] = []
         self._saving: list[Recorded] | None = None
+        self._blobs: dict[str, bytes] = {}
+        """What `_unsaved` refers to."""
+        self._saving_blobs: dict[str, bytes] = {}
         self._scheduled = False
         self._saved = state.seq
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
@@ -95,13 +112,14 @@ class ThreadLog:
         run = self.state.run
         return (run is not None and run.seq == self.carried) or self._saving is not None or bool(self._unsaved)
 
-    def append(self, *events: Stored) -> int:
-        """Number and apply events, store them soon; return the number of the first.
+    def append(self, *events: Stored, blobs: Mapping[str, bytes] = NO_BLOBS) -> int:
+        """Number and apply events, store them soon with the blobs; return the number of the first.
 
         Raises:
             StoreError: The log lost its store or its place; see `rebase`.
         """
         state, now, first = self.state, self._clock(), self.state.seq + 1
+        self._blobs.update(blobs)
         if self.error is not None:
             # What has happened is kept for `rebase` even though this appender has lost its place.
             run = state.run.seq if state.run else 0
@@ -120,9 +138,9 @@ class ThreadLog:
         self._schedule()
         return first
 
-    async def record(self, *events: Stored, durable: bool = False) -> State:
+    async def record(self, *events: Stored, durable: bool = False, blobs: Mapping[str, bytes] = NO_BLOBS) -> State:
         """Number, apply and store events; see `state.Log`."""
-        self.append(*events)
+        self.append(*events, blobs=blobs)
         if durable:
             await self.committed()
         return self.state
@@ -152,6 +170,28 @@ class ThreadLog:
         """Give a store that is done at once what is recorded; all others are given it soon anyhow."""
         if self._store.instant:
             self._save()
+
+    async def read(self, *, after: int = 0, limit: int | None = None) -> list[Recorded]:
+        """Return events, those not yet stored as well; see `state.Log`."""
+        while True:
+            self.flush()
+            state = self.state
+            # Looked at before the store is asked: what is not here then has been stored.
+            waiting = [*(self._saving or []), *self._unsaved] if self.error is None else []
+            found = await self._store.read(self.thread, after=after, limit=limit)
+            if self.state is state:
+                break
+        last = found[-1].seq if found else after
+        found += [recorded for recorded in waiting if recorded.seq > last]
+        return found[:limit]
+
+    async def blob(self, prefix: str) -> bytes | None:
+        """Return a result that is stored whole or soon will be; see `state.Log`."""
+        waiting = self._saving_blobs | self._blobs
+        found = [hash for hash in waiting if hash.startswith(prefix)] if is_prefix(prefix) else []
+        if found:
+            return waiting[found[0]] if len(found) == 1 else None
+        return await self._store.blob(self.thread, prefix)
 
     def partial(self) -> Message:
         """Return what has been published of the open message."""
@@ -196,9 +236,10 @@ class ThreadLog:
 
     def _start_over(self, stored: list[Recorded]) -> None:
         news = [recorded for recorded in stored if recorded.seq > self._saved]
-        unsaved, old = self._unsaved, self.state.run
+        unsaved, blobs, old = self._unsaved, self._blobs, self.state.run
         state = self.state = State(stored)
         self._unsaved, self._early, self.error, self._saved = [], [], None, state.seq
+        self._blobs = {}
         if news:
             self.channel.stored(news)
         run = state.run
@@ -207,15 +248,15 @@ class ThreadLog:
         claimed = any(isinstance(each.event, RunClaimed) for each in news)
         if claimed or (run is not None and news and run.seq >= news[0].seq):
             self.carried = 0
-        kept = [] if state.foreign else [each for each in _facts(unsaved) if self._keep(each, claimed)]
+        kept = [] if state.foreign else [each for each in _facts(unsaved) if self._keep(each, claimed, blobs)]
         same = run is not None and old is not None and run.seq == old.seq and not claimed and run.cancel is None
         if self.interrupt is not None and not (same and len(kept) == len(unsaved)):
             self.interrupt()
 
-    def _keep(self, recorded: Recorded, claimed: bool) -> bool:
+    def _keep(self, recorded: Recorded, claimed: bool, blobs: Mapping[str, bytes]) -> bool:
         if isinstance(recorded.event, Unknown) or not _fits(recorded, self.state, claimed):
             return False
-        self.append(recorded.event)
+        self.append(recorded.event, blobs=_referred(recorded.event, blobs))
         return True
 
     def _schedule(self) -> None:
@@ -233,9 +274,10 @@ class ThreadLog:
         if self._saving is not None or not self._unsaved:
             return
         batch, self._unsaved = self._unsaved, []
-        self._saving = batch
+        blobs, self._blobs = self._blobs, {}
+        self._saving, self._saving_blobs = batch, blobs
         new, key, self._new, self._key = self._new, self._key, None, None
-        future = self._store.append(self.thread, batch, expect=batch[0].seq - 1, new=new, key=key)
+        future = self._store.append(self.thread, batch, expect=batch[0].seq - 1, new=new, key=key, blobs=blobs)
         if future.done():
             self._settle(future)
         else:
@@ -243,6 +285,7 @@ class ThreadLog:
 
     def _settle(self, future: asyncio.Future[None]) -> None:
         batch, self._saving = self._saving or [], None
+        blobs, self._saving_blobs = self._saving_blobs, {}
         error = future.exception()
         if error is None:
             self._saved = batch[-1].seq
@@ -253,6 +296,7 @@ class ThreadLog:
             return
         self.error = error if isinstance(error, StoreError) else StoreError(str(error))
         self._unsaved = batch + self._unsaved
+        self._blobs = blobs | self._blobs
         self._wake()
         if not isinstance(error, Conflict):
             self.channel.close()
@@ -283,12 +327,27 @@ class ThreadLog:
         self._waiters = left
 
 
+def _referred(event: Stored, blobs: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the blobs that an event refers to, by their hash or by a handle in its text."""
+    if not isinstance(event, ToolEnded):
+        return {}
+    return {hash: data for hash, data in blobs.items() if hash == event.blob or handle_of_blob(hash) in event.content}
+
+
+def _is_command(event: Stored | Unknown) -> bool:
+    """Tell whether somebody asked for it from outside, whichever run is open."""
+    if isinstance(event, LongTermUpdated):
+        return event.pinned is not None or event.unpinned is not None
+    return isinstance(event, TitleChanged)
+
+
 def _facts(unsaved: list[Recorded]) -> list[Recorded]:
     """Return the facts with the brackets that they end; a run that lost the race to start is dropped whole."""
     starts = [index for index, each in enumerate(unsaved) if isinstance(each.event, RunStarted)]
     if starts:
-        titles = [each for each in unsaved[starts[0] :] if isinstance(each.event, TitleChanged)]
-        unsaved = unsaved[: starts[0]] + titles
+        commands = [each for each in unsaved[starts[0] :] if _is_command(each.event)]
+        unsaved = unsaved[: starts[0]] + commands
+    summaries = {_covered(each.event) for each in unsaved if isinstance(each.event, SummaryEnded)}
     ended = {each.event.call for each in unsaved if isinstance(each.event, ToolEnded)}
     replies = [index for index, each in enumerate(unsaved) if isinstance(each.event, MessageEnded)]
     kept: list[Recorded] = []
@@ -296,6 +355,8 @@ def _facts(unsaved: list[Recorded]) -> list[Recorded]:
         match each.event:
             case ToolStarted(call=call):
                 keep = call in ended
+            case SummaryStarted() as started:
+                keep = _covered(started) in summaries
             case StepStarted() | StepEnded() | MessageStarted() | ModelFailed():
                 keep = bool(replies) and index < replies[-1]
             case event:
@@ -305,13 +366,33 @@ def _facts(unsaved: list[Recorded]) -> list[Recorded]:
     return kept
 
 
+def _covered(event: SummaryStarted | SummaryEnded) -> tuple[str, int, int]:
+    return event.kind, event.first, event.last
+
+
 def _fits(recorded: Recorded, state: State, claimed: bool) -> bool:
     """Tell whether a fact can still follow: what it is about is open, and is not another process's by now."""
     event, run = recorded.event, state.run
-    if isinstance(event, TitleChanged):
+    if _is_command(event):
         return True
-    if run is None or run.seq != recorded.run:
+    if recorded.run != (run.seq if run else 0):
         return False
+    match event:
+        case LongTermUpdated():
+            return not claimed
+        case WindowLearned():
+            known = state.windows.get(event.model, 0)
+            return not claimed and (not known or event.window < known)
+        case SummaryStarted():
+            return not claimed and event.kind not in state.history.summarizing
+        case SummaryEnded():
+            under_way = state.history.summarizing.get(event.kind)
+            return not claimed and under_way is not None and _covered(under_way) == _covered(event)
+        case _:
+            return run is not None and _fits_run(event, run, claimed)
+
+
+def _fits_run(event: Stored | Unknown, run: RunState, claimed: bool) -> bool:
     match event:
         case CancelRequested():
             return run.cancel is None

@@ -8,7 +8,7 @@ is opened, and nothing is written.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from typing import Any, Literal, NoReturn, Protocol, cast
 
 import msgspec
@@ -20,17 +20,19 @@ from stepwell.events import (
     CancelRequested,
     Effect,
     EndReason,
+    LongTermUpdated,
     MessageAdded,
     MessageEnded,
     ModelFailed,
     Recorded,
     RunClaimed,
     RunEnded,
-    RunSpec,
     RunStarted,
     StepEnded,
     StepStarted,
     Stored,
+    SummaryEnded,
+    SummaryStarted,
     TitleChanged,
     ToolEnded,
     Transient,
@@ -39,7 +41,8 @@ from stepwell.events import (
 )
 from stepwell.messages import Message, StopReason, ToolCall, ToolSpec
 from stepwell.models.base import CallPart, Delta, Failure, FailureKind, Model, ModelProfile, ModelRequest
-from stepwell.state import RunState, State
+from stepwell.specs import RunSpec
+from stepwell.state import NO_BLOBS, RunState, State
 from stepwell.tools.base import Prepared, Tool, Toolbox, ToolContext, ToolResult
 
 Kind = Literal["version", "request", "event", "model", "tool"]
@@ -213,7 +216,7 @@ class ReplayLog:
         """Return the end of the run if it comes next and was not the engine's decision."""
         for at in range(self._at, len(self._events)):
             match self._events[at].event:
-                case ToolEnded(status="cancelled") | MessageEnded(stop="cancelled") | StepEnded():
+                case ToolEnded(status="cancelled") | MessageEnded(stop="cancelled") | StepEnded() | SummaryEnded():
                     continue
                 case RunEnded() as end if end.reason == "cancelled" or end.cause in ("seconds", *FAULTS):
                     return end
@@ -240,9 +243,11 @@ class ReplayLog:
         finally:
             self._closing = False
 
-    async def record(self, *events: Stored, durable: bool = False) -> State:
+    async def record(self, *events: Stored, durable: bool = False, blobs: Mapping[str, bytes] = NO_BLOBS) -> State:
         """Compare events with the stored ones and apply those; see `state.Log`."""
         for event in events:
+            if isinstance(event, SummaryStarted | SummaryEnded):
+                continue  # they come from the log, as those do that were made beside the run
             recorded = self.next()
             interrupted = not self._closing and self.interruption() is not None
             if recorded is None or interrupted or isinstance(recorded.event, RunClaimed):
@@ -258,6 +263,14 @@ class ReplayLog:
 
     async def committed(self) -> None:
         """Do nothing: all of it is stored."""
+
+    async def read(self, *, after: int = 0, limit: int | None = None) -> list[Recorded]:
+        """Return stored events that were applied by now."""
+        return [*self._events[after : self._at]][:limit]
+
+    async def blob(self, prefix: str) -> bytes | None:
+        """Return None: no tool runs that could ask."""
+        return None
 
     def partial(self) -> Message:
         """Return an empty message: what had been published is in the log, and is what counts."""
@@ -351,18 +364,22 @@ class ReplayToolbox(Toolbox):
     __slots__ = ("_log",)
 
     def __init__(self, real: Toolbox, log: ReplayLog) -> None:
-        super().__init__([tool for name in real.names if (tool := real.get(name)) is not None])
-        self._log = log
+        super().__init__(real.tools)
+        self.names, self.specs, self._log = real.names, real.specs, log
+
+    def including(self, tool: Tool) -> ReplayToolbox:
+        """Return a box that knows one more tool."""
+        return ReplayToolbox(super().including(tool), self._log)
 
     def prepare(self, call: ToolCall) -> Prepared | ToolResult:
         """Look a call up and check its arguments; its tool cannot be run."""
         prepared = super().prepare(call)
         return Prepared(Sealed(prepared.tool), {}) if isinstance(prepared, Prepared) else prepared
 
-    async def run(self, prepared: Prepared, context: ToolContext) -> ToolResult:
+    async def run(self, prepared: Prepared, context: ToolContext, *, most: int | None = None) -> ToolResult:
         """Return the stored result of the call."""
         ended = await self._log.result(context.call, prepared.tool.spec.name)
-        return ToolResult(ended.content, ended.status, ended.images, ended.details)
+        return ToolResult(ended.content, ended.status, ended.images, ended.details, hash=ended.blob, size=ended.size)
 
 
 class Sealed:
@@ -392,7 +409,9 @@ def _is_input(event: Stored | Unknown) -> bool:
     """Tell whether an event came from outside the engine and changes none of its work in hand."""
     if isinstance(event, MessageAdded):
         return event.source != "engine"
-    return isinstance(event, TitleChanged | CancelRequested)
+    if isinstance(event, LongTermUpdated):
+        return event.rolled is None  # somebody pinned a fact; what rolls up, the agent decides
+    return isinstance(event, TitleChanged | CancelRequested | SummaryStarted | SummaryEnded)
 
 
 def _same(stored: Stored | Unknown, made: Stored) -> bool:

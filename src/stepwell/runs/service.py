@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from stepwell.engines.base import close
+from stepwell.engines.base import Engine, close
 from stepwell.engines.words import words
 from stepwell.errors import Busy, Conflict, InputError, KeyReused, NotFound, StoreError
 from stepwell.events import (
@@ -24,7 +24,6 @@ from stepwell.events import (
     Recorded,
     RunClaimed,
     RunEnded,
-    RunSpec,
     RunStarted,
     Stored,
     TitleChanged,
@@ -35,6 +34,7 @@ from stepwell.runs.driver import Assemble, drive
 from stepwell.runs.executor import Executor, InProcessExecutor
 from stepwell.runs.locks import Lock, held
 from stepwell.runs.log import ThreadLog, now_ms
+from stepwell.specs import RunSpec
 from stepwell.state import State
 from stepwell.store.base import KeyUse, Store, ThreadInfo
 
@@ -146,14 +146,13 @@ class RunService:
 
     async def rename(self, owner: str, thread: str, title: str) -> ThreadInfo:
         """Give a thread another title."""
-        async with self._using(owner, thread) as log:
-            _check_known(log)
-            await self._tell(log, TitleChanged(clean(title)))
+        async with self.using(owner, thread) as log:
+            await self.tell(log, TitleChanged(clean(title)))
         return await self.info(owner, thread)
 
     async def delete(self, owner: str, thread: str) -> None:
         """Remove a thread; an open run is cancelled first."""
-        async with self._using(owner, thread) as log:
+        async with self.using(owner, thread) as log:
             if log.state.run is not None:
                 await self.cancel(owner, thread, log.state.run.seq)
             async with log.turn:  # whoever drove the run has left
@@ -282,7 +281,7 @@ class RunService:
         Raises:
             NotFound: There is no such thread or run.
         """
-        async with self._using(owner, thread) as log:
+        async with self.using(owner, thread) as log:
             state = log.state.run
             if state is None or state.seq != run:
                 await self._check_run(thread, run)
@@ -343,7 +342,7 @@ class RunService:
             InputError: The cursor lies in the future.
             StoreError: The store failed.
         """
-        async with self._using(owner, thread) as log:
+        async with self.using(owner, thread) as log:
             place = cursor or Cursor()
             if place.seq > log.state.seq:
                 raise InputError(f"The thread ends with event {log.state.seq}; {place} is not there yet.", "after")
@@ -381,6 +380,10 @@ class RunService:
         """Let every waiting follower yield an empty batch, so that faces can tell clients that all is well."""
         for log in self._logs.values():
             log.channel.beat()
+
+    def engine(self, spec: RunSpec) -> Engine:
+        """Build the engine of a run."""
+        return self._assemble(spec)
 
     # inside
 
@@ -424,8 +427,9 @@ class RunService:
         _check_known(log)
         return log
 
-    async def _tell(self, log: ThreadLog, event: Stored) -> None:
-        """Record what somebody asks for, and wait for its commit."""
+    async def tell(self, log: ThreadLog, event: Stored) -> None:
+        """Record what somebody asks for, and wait for its commit; whoever calls holds the log by `using`."""
+        _check_known(log)
         with suppress(Conflict):  # it is kept, and appended after what came first
             log.append(event)
         await self._committed(log)
@@ -444,7 +448,8 @@ class RunService:
         self._submit(log)
 
     @asynccontextmanager
-    async def _using(self, owner: str, thread: str) -> AsyncGenerator[ThreadLog]:
+    async def using(self, owner: str, thread: str) -> AsyncGenerator[ThreadLog]:
+        """Hold a thread's log."""
         log = await self._open(owner, thread)
         log.channel.readers += 1
         log.flush()

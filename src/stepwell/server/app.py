@@ -54,7 +54,7 @@ def create_app(config: Config, catalog: Catalog, service: RunService, local_key:
             await asyncio.wait(tasks)
 
     app = FastAPI(title="Stepwell", version=version("stepwell"), lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.include_router(native_router(service, catalog))
+    app.include_router(native_router(service, catalog, config.multimodal.image.max_pixels))
     app.include_router(chatchat_router(config, service, catalog))
 
     @app.get("/health", tags=["health"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -16,7 +16,7 @@ def _storable(text: str) -> str:
 
 
 def _address(url: str) -> str:
-    if not url.startswith(("https://", "http://", "data:image/")):
+    if not url.startswith(("https://", "data:image/")):
         raise ValueError("an image is an https: address or a data:image/ URL")
     return url
 
@@ -53,6 +53,13 @@ class TitleBody(Strict):
     title: Text = Field(min_length=1, max_length=200)
 
 
+class PinBody(Strict):
+    """A fact to keep in the agent's context."""
+
+    text: Text = Field(min_length=1, max_length=100_000)
+    """What is kept: 1 to 4,000 characters."""
+
+
 class CancelBody(Strict):
     """Why a run should stop."""
 
@@ -85,3 +92,5 @@ class MessageBody(Strict):
     max_tokens: int | None = Field(default=None, ge=1, le=10**9)
     """Longest reply in tokens."""
     limits: LimitsBody | None = None
+    output: dict[str, Any] | None = None
+    """A JSON schema of type `object` with a `title`: the answer is then JSON text that follows it."""

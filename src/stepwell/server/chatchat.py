@@ -18,7 +18,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from stepwell.config import Config
 from stepwell.errors import InputError, StoreError
-from stepwell.events import Limits
 from stepwell.messages import Message, clean
 from stepwell.prompts import names
 from stepwell.runs.catalog import Catalog, Wish
@@ -30,6 +29,7 @@ from stepwell.server.asking import JsonRoute, Key, once_of, run_headers
 from stepwell.server.auth import Caller, caller_of
 from stepwell.server.bodies import Text
 from stepwell.server.chatchat_events import UNFINISHED, Encoder, Event
+from stepwell.specs import Limits
 
 DAY = 24 * 3600 * 1000
 """Milliseconds of a day."""

@@ -8,17 +8,21 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
 
-from stepwell.errors import InputError, NotFound, StoreError
-from stepwell.events import Limits, Recorded, RunStarted
+from stepwell.agent.replies import output_of
+from stepwell.errors import ConfigError, InputError, NotFound, StoreError
+from stepwell.events import Recorded, RunStarted
+from stepwell.images import check
 from stepwell.messages import Image, Message
+from stepwell.runs import contexts
 from stepwell.runs.catalog import Catalog, Wish
 from stepwell.runs.channel import Cursor, parse_cursor
 from stepwell.runs.service import RunService
 from stepwell.server import sse
 from stepwell.server.asking import JsonRoute, Key, json_response, once_of, run_headers, wants_stream
 from stepwell.server.auth import Caller, caller_of
-from stepwell.server.bodies import CancelBody, LimitsBody, MessageBody, ThreadBody, TitleBody
+from stepwell.server.bodies import CancelBody, LimitsBody, MessageBody, PinBody, ThreadBody, TitleBody
 from stepwell.server.sse import Until
+from stepwell.specs import Limits, RunSpec
 from stepwell.store.base import ThreadInfo
 
 PAGE = 200
@@ -26,14 +30,26 @@ PAGE = 200
 
 ThreadId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="The thread's id.")]
 Number = Annotated[int, Path(ge=1, le=2**31, description="The run's number.")]
+PinId = Annotated[str, Path(pattern="^[0-9a-f]{12}$", description="The pin's id.")]
+AnyNumber = Annotated[int | None, Query(ge=1, le=2**31)]
+
+LONGEST_FORM = 65_536
+"""Bytes of the JSON schema of an answer."""
 
 
-def native_router(service: RunService, catalog: Catalog) -> APIRouter:
-    """Return the routes under `/api`."""
+def native_router(service: RunService, catalog: Catalog, max_pixels: int) -> APIRouter:
+    """Return the routes under `/api`.
+
+    Args:
+        service: Threads and runs.
+        catalog: Models and tools.
+        max_pixels: Of an image that comes with a message.
+    """
     router = APIRouter(prefix="/api", route_class=JsonRoute, strict_content_type=False)
     _thread_routes(router, service)
     _event_routes(router, service)
-    _run_routes(router, service, catalog)
+    _context_routes(router, service)
+    _run_routes(router, service, catalog, max_pixels)
     _catalog_routes(router, catalog)
     return router
 
@@ -104,7 +120,33 @@ def _event_routes(router: APIRouter, service: RunService) -> None:
         return _page(events, len(events) == limit)
 
 
-def _run_routes(router: APIRouter, service: RunService, catalog: Catalog) -> None:
+def _context_routes(router: APIRouter, service: RunService) -> None:
+    @router.get("/threads/{thread}/context", tags=["context"])
+    async def get_context(
+        request: Request, thread: ThreadId, run: AnyNumber = None, step: AnyNumber = None
+    ) -> Response:
+        """Show what the request of a step held and what it left out; without numbers that of the newest step."""
+        owner = caller_of(request.scope).owner
+        return json_response(await contexts.context(service, owner, thread, run=run or 0, step=step or 0))
+
+    @router.get("/threads/{thread}/pins", tags=["context"])
+    async def list_pins(request: Request, thread: ThreadId) -> Response:
+        """List the pinned facts, oldest first."""
+        return json_response({"pins": await contexts.pins(service, caller_of(request.scope).owner, thread)})
+
+    @router.post("/threads/{thread}/pins", status_code=201, tags=["context"])
+    async def add_pin(request: Request, thread: ThreadId, body: PinBody) -> Response:
+        """Keep a fact in the agent's context from the next request on; a fact that is there already stays."""
+        return json_response(await contexts.pin(service, caller_of(request.scope).owner, thread, body.text), 201)
+
+    @router.delete("/threads/{thread}/pins/{pin}", status_code=204, tags=["context"])
+    async def remove_pin(request: Request, thread: ThreadId, pin: PinId) -> Response:
+        """Let go of a pinned fact from the next request on."""
+        await contexts.unpin(service, caller_of(request.scope).owner, thread, pin)
+        return Response(status_code=204)
+
+
+def _run_routes(router: APIRouter, service: RunService, catalog: Catalog, max_pixels: int) -> None:
     @router.post("/messages", status_code=202, tags=["runs"])
     async def begin_thread(request: Request, body: MessageBody, idempotency_key: Key = None) -> Response:
         """Say something to the agent in a new thread; answers as `POST /api/threads/{thread}/messages` does."""
@@ -124,7 +166,10 @@ def _run_routes(router: APIRouter, service: RunService, catalog: Catalog) -> Non
         caller = caller_of(request.scope)
         once = await once_of(request, idempotency_key)
         images = tuple(Image(each.url, each.detail) for each in body.images)  # type: ignore[arg-type]
+        for index, image in enumerate(images):
+            check(image, max_pixels=max_pixels, field=f"images.{index}.url")
         spec = catalog.spec(_wish(body))
+        _check_output(spec)
         ref = await service.start(caller.owner, Message("user", body.content, images), spec, thread=thread, once=once)
         if wants_stream(request):
             direct = sse.Direct()
@@ -189,7 +234,32 @@ def _wish(body: MessageBody) -> Wish:
         temperature=body.temperature,
         max_tokens=body.max_tokens,
         limits=_limits(body.limits),
+        output=_output(body.output),
     )
+
+
+def _output(schema: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the form of an answer as a run has it."""
+    if schema is None:
+        return None
+    try:
+        form = output_of(schema).schema
+    except ConfigError as error:
+        raise InputError(str(error), "output") from error
+    encoded = msgspec.json.encode(form)
+    if len(encoded) > LONGEST_FORM:
+        said = f"The schema has {len(encoded):,} bytes; one of at most {LONGEST_FORM:,} can be asked for."
+        raise InputError(said, "output")
+    if b"\\u0000" in encoded:
+        raise InputError("The schema holds a NUL character; remove it.", "output")
+    return msgspec.structs.asdict(form)
+
+
+def _check_output(spec: RunSpec) -> None:
+    """Refuse a form that bears the name of a tool, for a model gives it by a call of that name."""
+    name = spec.output["name"] if spec.output else ""
+    if name in (*spec.tools, "recall"):
+        raise InputError(f"There is a tool named {name!r}; give the schema another `title`.", "output")
 
 
 def _limits(body: LimitsBody | None) -> Limits | None:

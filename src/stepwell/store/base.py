@@ -1,18 +1,30 @@
 """The port of stores: append-only logs of threads, and what cannot be derived from them.
 
-A store keeps events, the rows of threads, the use of idempotency keys and API keys. It folds nothing,
-it streams nothing: following a log is the run service's work.
+A store keeps events, big results beside them, the rows of threads, the use of idempotency keys and API keys.
+It folds nothing, it streams nothing: following a log is the run service's work.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
 from stepwell.events import Recorded
+from stepwell.state import NO_BLOBS
+
+BLOB_LIMIT = 256_000_000
+"""Bytes of the largest blob; SQLite takes 10^9 for a whole row."""
+
+_PREFIX = re.compile(r"[0-9a-f]{12,64}")
+
+
+def is_prefix(text: str) -> bool:
+    """Tell whether a blob may be named by this: 12 digits or more of its hash, in lower case."""
+    return _PREFIX.fullmatch(text) is not None
 
 
 class ThreadInfo(msgspec.Struct, frozen=True, gc=False):
@@ -92,6 +104,7 @@ class Store(Protocol):
         expect: int,
         new: ThreadInfo | None = None,
         key: KeyUse | None = None,
+        blobs: Mapping[str, bytes] = NO_BLOBS,
     ) -> asyncio.Future[None]:
         """Append events in one transaction and return at once; the future is done when they are on the disk.
 
@@ -103,6 +116,8 @@ class Store(Protocol):
             expect: The number of the thread's newest event.
             new: Make the thread with this row first.
             key: The idempotency key that these events honour, stored with them.
+            blobs: Big results that they refer to, at most `BLOB_LIMIT` bytes each, by their SHA-256 as 64
+                hexadecimal digits in lower case. What is there already is not stored twice.
 
         Raises:
             Conflict: (from the future) the newest event is another, the thread is gone, or the key was used.
@@ -113,6 +128,21 @@ class Store(Protocol):
 
     async def read(self, thread: str, *, after: int = 0, limit: int | None = None) -> list[Recorded]:
         """Return events with numbers above `after`, in order, at most `limit`; none for an unknown thread."""
+        ...
+
+    async def blob(self, thread: str, prefix: str, *, offset: int = 0, length: int | None = None) -> bytes | None:
+        """Return a part of a blob that this thread refers to, or None.
+
+        Args:
+            thread: Blobs that only other threads refer to are not found.
+            prefix: The beginning of the blob's hash, 12 digits at least; None comes back where it fits several.
+            offset: First byte, from 0; past the end nothing is returned.
+            length: Bytes at most; all without it.
+        """
+        ...
+
+    async def blob_size(self, thread: str, prefix: str) -> int | None:
+        """Return how many bytes such a blob has, or None."""
         ...
 
     async def thread(self, thread: str) -> ThreadInfo | None:
@@ -128,7 +158,10 @@ class Store(Protocol):
         ...
 
     async def delete(self, thread: str) -> bool:
-        """Remove a thread with its events; late appends to it fail. Return whether it was there."""
+        """Remove a thread with its events and the blobs that no other thread refers to; late appends to it fail.
+
+        Return whether it was there.
+        """
         ...
 
     async def expired(self, now: int) -> list[str]:

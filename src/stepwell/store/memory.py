@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 import msgspec
 
 from stepwell.errors import Conflict
 from stepwell.events import Recorded, RunEnded, RunStarted, TitleChanged
-from stepwell.store.base import ApiKey, KeyUse, ThreadInfo
+from stepwell.state import NO_BLOBS
+from stepwell.store.base import ApiKey, KeyUse, ThreadInfo, is_prefix
 
 
 class MemoryStore:
@@ -30,6 +32,9 @@ class MemoryStore:
         self._scopes: dict[str, list[tuple[str, str, str]]] = {}
         self._keys: dict[str, ApiKey] = {}
         self._running: dict[str, int] = {}
+        self._blobs: dict[str, bytes] = {}
+        self._refs: dict[str, set[str]] = {}
+        self._users: Counter[str] = Counter()
 
     def append(
         self,
@@ -39,6 +44,7 @@ class MemoryStore:
         expect: int,
         new: ThreadInfo | None = None,
         key: KeyUse | None = None,
+        blobs: Mapping[str, bytes] = NO_BLOBS,
     ) -> asyncio.Future[None]:
         """Append events; see the port."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -56,6 +62,7 @@ class MemoryStore:
             self._uses[scope] = key
             self._scopes.setdefault(thread, []).append(scope)
         self._derive(thread, events)
+        self._keep(thread, blobs)
         future.set_result(None)
         return future
 
@@ -65,12 +72,24 @@ class MemoryStore:
             for id in list(islice(idle, len(self._threads) - self._limit + 1)):
                 self._remove(id)
 
+    def _keep(self, thread: str, blobs: Mapping[str, bytes]) -> None:
+        for hash, data in blobs.items():
+            refs = self._refs.setdefault(thread, set())
+            if hash not in refs:
+                refs.add(hash)
+                self._users[hash] += 1
+                self._blobs.setdefault(hash, data)
+
     def _remove(self, thread: str) -> None:
         self._threads.pop(thread, None)
         self._events.pop(thread, None)
         self._running.pop(thread, None)
         for scope in self._scopes.pop(thread, ()):
             self._uses.pop(scope, None)
+        for hash in self._refs.pop(thread, ()):
+            self._users[hash] -= 1
+            if not self._users[hash]:
+                del self._users[hash], self._blobs[hash]
 
     def _derive(self, thread: str, events: Sequence[Recorded]) -> None:
         for recorded in events:
@@ -88,6 +107,20 @@ class MemoryStore:
     async def read(self, thread: str, *, after: int = 0, limit: int | None = None) -> list[Recorded]:
         """Return events; see the port."""
         return self._events.get(thread, [])[after : None if limit is None else after + limit]
+
+    async def blob(self, thread: str, prefix: str, *, offset: int = 0, length: int | None = None) -> bytes | None:
+        """Return a part of a blob; see the port."""
+        data = self._blob(thread, prefix)
+        return None if data is None else data[offset : None if length is None else offset + length]
+
+    async def blob_size(self, thread: str, prefix: str) -> int | None:
+        """Return how many bytes a blob has, or None."""
+        data = self._blob(thread, prefix)
+        return None if data is None else len(data)
+
+    def _blob(self, thread: str, prefix: str) -> bytes | None:
+        found = [hash for hash in self._refs.get(thread, ()) if hash.startswith(prefix)] if is_prefix(prefix) else []
+        return self._blobs[found[0]] if len(found) == 1 else None
 
     async def thread(self, thread: str) -> ThreadInfo | None:
         """Return the thread's row, or None."""
@@ -137,3 +170,6 @@ class MemoryStore:
         """Forget everything."""
         self._threads.clear()
         self._events.clear()
+        self._blobs.clear()
+        self._refs.clear()
+        self._users.clear()

@@ -16,7 +16,7 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from itertools import groupby
@@ -27,12 +27,13 @@ import apsw
 
 from stepwell.errors import Conflict, StoreError, StoreFull
 from stepwell.events import Recorded, RunEnded, RunStarted, TitleChanged, decode
-from stepwell.store.base import ApiKey, KeyUse, ThreadInfo
+from stepwell.state import NO_BLOBS
+from stepwell.store.base import BLOB_LIMIT, ApiKey, KeyUse, ThreadInfo, is_prefix
 
 T = TypeVar("T")
 BATCH = 512
 """Most jobs in one commit."""
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 _log = logging.getLogger("stepwell.store")
 
@@ -51,6 +52,12 @@ SELECT t.id, t.owner, t.title, t.created,
        coalesce(r.run, 0), t.expires
 FROM threads t LEFT JOIN running r ON r.no = t.no
 """
+_UNUSED_BLOBS = """
+DELETE FROM blobs WHERE hash IN (
+    SELECT hash FROM blob_refs mine WHERE mine.thread = ?1
+    AND NOT EXISTS (SELECT 1 FROM blob_refs other WHERE other.hash = mine.hash AND other.thread <> ?1))
+"""
+"""Removes what only one thread refers to."""
 
 
 class _Job:
@@ -86,13 +93,20 @@ class _Call(_Job):
 class _Append(_Job):
     """Events for one thread; see `Store.append`."""
 
-    __slots__ = ("events", "expect", "key", "new", "thread")
+    __slots__ = ("blobs", "events", "expect", "key", "new", "thread")
 
     def __init__(
-        self, thread: str, events: Sequence[Recorded], expect: int, new: ThreadInfo | None, key: KeyUse | None
+        self,
+        thread: str,
+        events: Sequence[Recorded],
+        expect: int,
+        new: ThreadInfo | None,
+        key: KeyUse | None,
+        blobs: Mapping[str, bytes],
     ) -> None:
         super().__init__()
         self.thread, self.events, self.expect, self.new, self.key = thread, events, expect, new, key
+        self.blobs = blobs
 
 
 class SqliteStore:
@@ -132,9 +146,14 @@ class SqliteStore:
         expect: int,
         new: ThreadInfo | None = None,
         key: KeyUse | None = None,
+        blobs: Mapping[str, bytes] = NO_BLOBS,
     ) -> asyncio.Future[None]:
         """Append events; see the port."""
-        return self._put(_Append(thread, events, expect, new, key))
+        job = _Append(thread, events, expect, new, key, blobs)
+        if (largest := max(map(len, blobs.values()), default=0)) > BLOB_LIMIT:
+            job.future.set_exception(StoreError(f"a blob has {largest} bytes; the limit is {BLOB_LIMIT}"))
+            return job.future
+        return self._put(job)
 
     def _submit(self, work: Callable[[apsw.Connection], Any]) -> asyncio.Future[Any]:
         return self._put(_Call(work))
@@ -207,6 +226,14 @@ class SqliteStore:
         """Return events; see the port."""
         return await self._read(lambda db: _events(db, thread, after, -1 if limit is None else limit))
 
+    async def blob(self, thread: str, prefix: str, *, offset: int = 0, length: int | None = None) -> bytes | None:
+        """Return a part of a blob; see the port."""
+        return await self._read(lambda db: _blob(db, thread, prefix, offset, length))
+
+    async def blob_size(self, thread: str, prefix: str) -> int | None:
+        """Return how many bytes a blob has, or None."""
+        return await self._read(lambda db: _blob_size(db, thread, prefix))
+
     async def thread(self, thread: str) -> ThreadInfo | None:
         """Return the thread's row, or None."""
         found = await self._read(lambda db: _threads(db, _THREAD + "WHERE t.id = ?", (thread,)))
@@ -277,14 +304,21 @@ def _prepare(db: apsw.Connection) -> None:
     with db:
         fresh = db.execute("SELECT count(*) FROM sqlite_master").get == 0
         if fresh:
-            db.execute(files("stepwell.store").joinpath("sql/schema.sql").read_text("utf-8"))
+            db.execute(_sql("schema"))
             return
     try:
         version = db.execute("SELECT value FROM meta WHERE name = 'schema'").get
     except apsw.SQLError as error:
         raise StoreError("the file is a database, but not one of Stepwell's") from error
-    if version != SCHEMA_VERSION:
+    if version == "1":
+        # What version 2 has more comes with the first blob; an older program must leave it alone from now on.
+        db.execute("UPDATE meta SET value = ? WHERE name = 'schema' AND value = '1'", (SCHEMA_VERSION,))
+    elif version != SCHEMA_VERSION:
         raise StoreError(f"the database has schema {version}; this version of Stepwell reads schema {SCHEMA_VERSION}")
+
+
+def _sql(name: str) -> str:
+    return files("stepwell.store").joinpath(f"sql/{name}.sql").read_text("utf-8")
 
 
 def _announce(jobs: list[_Job]) -> None:
@@ -338,6 +372,8 @@ def _append(db: apsw.Connection, jobs: list[_Append]) -> None:
         for r in job.events:
             rows += (base + r.seq, r.time, r.run, r.path or None, r.body.decode())
         heads[job.thread] = head + len(job.events)
+        if job.blobs:
+            _keep_blobs(db, base >> 32, job.blobs)
         _derive(db, base >> 32, job.events)
     _insert_events(db, rows)
 
@@ -388,6 +424,45 @@ def _derive(db: apsw.Connection, no: int, events: Sequence[Recorded]) -> None:
                 pass
 
 
+def _keep_blobs(db: apsw.Connection, no: int, blobs: Mapping[str, bytes]) -> None:
+    db.execute(_sql("blobs"))
+    for hash, data in blobs.items():
+        if db.execute("SELECT 1 FROM blobs WHERE hash = ?", (hash,)).get is None:
+            db.execute("INSERT INTO blobs (hash, data) VALUES (?, ?)", (hash, data))
+        db.execute("INSERT OR IGNORE INTO blob_refs (thread, hash) VALUES (?, ?)", (no, hash))
+
+
+def _has_blobs(db: apsw.Connection) -> bool:
+    return db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'blob_refs'").get is not None
+
+
+def _find_blob(db: apsw.Connection, thread: str, prefix: str) -> int | None:
+    """Return the row id of the one blob that a thread names so."""
+    if not is_prefix(prefix) or not _has_blobs(db):
+        return None
+    sql = """SELECT b.no FROM threads t JOIN blob_refs r ON r.thread = t.no JOIN blobs b ON b.hash = r.hash
+             WHERE t.id = ? AND r.hash >= ? AND r.hash < ? LIMIT 2"""
+    rows = cast("list[tuple[int]]", db.execute(sql, (thread, prefix, prefix + "g")).fetchall())
+    return rows[0][0] if len(rows) == 1 else None
+
+
+def _blob(db: apsw.Connection, thread: str, prefix: str, offset: int, length: int | None) -> bytes | None:
+    with db:  # the row must not go between the two looks at it
+        no = _find_blob(db, thread, prefix)
+        if no is None:
+            return None
+        with db.blob_open("main", "blobs", "data", no, False) as blob:
+            size = blob.length()
+            blob.seek(min(offset, size))
+            return blob.read(-1 if length is None else length)
+
+
+def _blob_size(db: apsw.Connection, thread: str, prefix: str) -> int | None:
+    with db:
+        no = _find_blob(db, thread, prefix)
+        return None if no is None else db.execute("SELECT length(data) FROM blobs WHERE no = ?", (no,)).get
+
+
 def _events(db: apsw.Connection, thread: str, after: int, limit: int) -> list[Recorded]:
     no = _number(db, thread)
     if no is None:
@@ -408,5 +483,8 @@ def _delete(db: apsw.Connection, thread: str) -> bool:
     db.execute("DELETE FROM events WHERE id > ? AND id < ?", (no << 32, (no + 1) << 32))
     db.execute("DELETE FROM running WHERE no = ?", (no,))
     db.execute("DELETE FROM key_uses WHERE thread = ?", (thread,))
+    if _has_blobs(db):
+        db.execute(_UNUSED_BLOBS, (no,))
+        db.execute("DELETE FROM blob_refs WHERE thread = ?", (no,))
     db.execute("DELETE FROM threads WHERE no = ?", (no,))
     return True

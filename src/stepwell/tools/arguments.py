@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType, NoneType
 from typing import Any, cast
@@ -98,8 +99,7 @@ def _syntax(error: json.JSONDecodeError, text: str) -> str:
 def _unique(pairs: list[tuple[str, Any]]) -> Object:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise BadArguments(f"field `{clean(twice[:80])}` is there twice")
     return found
 

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import inspect
 import math
 import re
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
 import msgspec
 
-from stepwell.errors import ConfigError, ToolError
-from stepwell.events import Effect, ToolStatus
+from stepwell.contexts import WRAPPED, handle_of_blob
+from stepwell.errors import ConfigError, InputError, ToolError
+from stepwell.events import Effect, Recorded, ToolStatus
+from stepwell.images import check as check_image
+from stepwell.images import probe
 from stepwell.messages import Image, ToolCall, ToolSpec, ToolSpecs, clean
 from stepwell.tools.arguments import BadArguments, check, preview, read_object, takes
+from stepwell.tools.bounds import PIECE, WHOLE_LIMIT, describe, plain, plain_details, shorten
 from stepwell.tools.mark import ATTRIBUTE, Options
 from stepwell.tools.schema import read_function
 from stepwell.tools.threads import Threads
@@ -27,10 +33,23 @@ from stepwell.tools.threads import Threads
 Complete = Callable[[str], Awaitable[str]]
 """Asks the agent's model one plain question and returns its answer."""
 
-DETAILS_LIMIT = 200_000
-"""Bytes of JSON that the details of one result may take in the log."""
+IMAGE_BYTES = 20_000_000
+"""Bytes of the largest image of a tool that a model is shown (OpenAI's guide to vision)."""
 
+_MEDIA_TYPE = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}", re.ASCII)
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
+class Archive(Protocol):
+    """What a tool may read of its thread's past; `state.Log` is one."""
+
+    async def read(self, *, after: int = 0, limit: int | None = None) -> list[Recorded]:
+        """Return events with numbers above `after`, in order, at most `limit`."""
+        ...
+
+    async def blob(self, prefix: str) -> bytes | None:
+        """Return a big result by the beginning of its hash, or None."""
+        ...
 
 
 class ToolContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -43,6 +62,8 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         key: The same for every attempt at this call: an idempotency key for services outside.
         progress: Tells people how far the call is.
         complete: Asks the agent's model; None where there is none.
+        archive: The thread's events and big results; None where there are none to read.
+        room: Characters of this call's result that the model gets; 0 where only the tool's own limit counts.
     """
 
     thread: str
@@ -51,6 +72,38 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     key: str
     progress: Callable[[str], None]
     complete: Complete | None = None
+    archive: Archive | None = None
+    room: int = 0
+
+
+class Media(msgspec.Struct, frozen=True, gc=False):
+    """Bytes that a tool returns, alone or in a list among texts.
+
+    Args:
+        data: The bytes.
+        media_type: Such as `image/png`; an image is shown to models that see, anything else is kept under a handle.
+
+    Raises:
+        ValueError: The media type is none.
+    """
+
+    data: bytes
+    media_type: str
+
+    def __post_init__(self) -> None:
+        if not _MEDIA_TYPE.fullmatch(self.media_type):
+            raise ValueError(f"media_type is {self.media_type[:80]!r}; write it as in image/png")
+
+    def image(self) -> Image | None:
+        """Return it as an image that models can be shown, or None where it is none."""
+        if not self.media_type.lower().startswith("image/") or len(self.data) > IMAGE_BYTES:
+            return None
+        image = Image(f"data:{self.media_type.lower()};base64,{b64encode(self.data).decode()}")
+        try:
+            check_image(image)
+        except InputError:
+            return None
+        return image if probe(image) else None
 
 
 class ToolResult(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -61,12 +114,26 @@ class ToolResult(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         status: How it ended.
         images: Shown to models that see.
         details: For people's screens; plain JSON values.
+        whole: All of the result, where `content` is only a part of it: text as UTF-8, which `Toolbox.run` fills in,
+            or the bytes of a `Media`.
+        hash: SHA-256 of `whole`, 64 hexadecimal digits.
+        size: Bytes of `whole`, where it is known and not at hand.
+        attached: Bytes that `content` names by a handle, by their SHA-256.
     """
 
     content: str
     status: ToolStatus = "ok"
     images: tuple[Image, ...] = ()
     details: dict[str, Any] | None = None
+    whole: bytes = b""
+    hash: str = ""
+    attached: dict[str, bytes] = {}
+    size: int = 0
+
+    @property
+    def blobs(self) -> dict[str, bytes]:
+        """What has to be stored with the result, by its SHA-256."""
+        return {**self.attached, self.hash: self.whole} if self.hash else self.attached
 
 
 @runtime_checkable
@@ -144,8 +211,8 @@ class FunctionTool:
         if self._threads is None:
             if self._parameters.injected:
                 arguments = {**arguments, self._parameters.injected: context}
-            return to_result(await self._function(**arguments))
-        return to_result(await self._call_in_thread(self._threads, arguments, context))
+            return await _settled(await self._function(**arguments))
+        return await _settled(await self._call_in_thread(self._threads, arguments, context))
 
     async def _call_in_thread(self, threads: Threads, arguments: dict[str, Any], context: ToolContext) -> Any:
         relay = _Relay(context.progress)
@@ -224,6 +291,21 @@ class Toolbox:
         self.names = tuple(self._tools)
         self.specs = ToolSpecs(each.spec for each in self._tools.values())
 
+    def including(self, tool: Tool) -> Toolbox:
+        """Return a box that can run one more tool, of which the model need not be told.
+
+        Raises:
+            ConfigError: There is another tool of its name.
+        """
+        box = Toolbox([*self._tools.values(), tool])
+        box.names, box.specs = self.names, self.specs
+        return box
+
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        """All that it can run."""
+        return tuple(self._tools.values())
+
     def get(self, name: str) -> Tool | None:
         """Return the tool of exactly this name."""
         return self._tools.get(name)
@@ -243,17 +325,29 @@ class Toolbox:
             )
             return ToolResult(clean(content), "invalid")
 
-    async def run(self, prepared: Prepared, context: ToolContext) -> ToolResult:
+    async def run(self, prepared: Prepared, context: ToolContext, *, most: int | None = None) -> ToolResult:
         """Run a prepared call within the tool's time and output limits.
+
+        Args:
+            prepared: The call.
+            context: What the tool may know.
+            most: Characters of its result that there is room for, where they may be fewer than the tool's own limit.
 
         Raises:
             asyncio.CancelledError: The caller was cancelled; nothing else is raised.
         """
+        result = await self._call(prepared, context)
+        limit = prepared.tool.output_limit if most is None else max(0, min(prepared.tool.output_limit, most))
+        if len(result.content) > PIECE:
+            return await asyncio.to_thread(bound, result, limit)
+        return bound(result, limit)
+
+    async def _call(self, prepared: Prepared, context: ToolContext) -> ToolResult:
         tool = prepared.tool
         scope = asyncio.timeout(None if math.isinf(tool.timeout) else tool.timeout)
         try:
             async with scope:
-                result = to_result(await tool.call(prepared.arguments, context))
+                result = await _settled(await tool.call(prepared.arguments, context))
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -263,42 +357,93 @@ class Toolbox:
             result = ToolResult(str(error), "failed")
         except (Exception, SystemExit) as error:  # the boundary to foreign code: every failure is told to the model
             expired = isinstance(error, TimeoutError) and scope.expired()
-            result = _timed_out(tool) if expired else ToolResult(_describe(error), "failed")
-        return bound(result, tool.output_limit)
+            result = _timed_out(tool) if expired else ToolResult(describe(error), "failed")
+        return result
 
 
 def to_result(value: object) -> ToolResult:
-    """Turn what a function returned into a result: text stays, nothing is empty, all else becomes JSON."""
+    """Turn what a function returned into a result: text stays, nothing is empty, all else becomes JSON.
+
+    `Media`, alone or in a list among texts, becomes images and lines that say what else there is (XAgent's
+    unwrapping of tool outputs).
+    """
     if isinstance(value, ToolResult):
         return value
+    if isinstance(value, Media) or _has_media(value):
+        return _unwrapped(value)
+    return ToolResult(_text(value))
+
+
+def _text(value: object) -> str:
     if isinstance(value, str):
-        return ToolResult(value)
+        return value
     if value is None:
-        return ToolResult("")
+        return ""
     try:
-        return ToolResult(msgspec.json.encode(value, enc_hook=_plain).decode())
+        return msgspec.json.encode(value, enc_hook=plain).decode()
     except (TypeError, ValueError, OverflowError, RecursionError):
         # JSON has no words for it: a huge number, a dict with odd keys, an object within itself.
-        return ToolResult(str(value))
+        return str(value)
+
+
+def _has_media(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and Media in set(map(type, cast(list[object], value)))
+
+
+def _unwrapped(value: object) -> ToolResult:
+    lines: list[str] = []
+    images: list[Image] = []
+    attached: dict[str, bytes] = {}
+
+    def show(media: Media) -> str:
+        kind = f"{media.media_type}, {len(media.data)} bytes"
+        image = media.image()
+        if image is not None:
+            images.append(image)
+            return f"[image {len(images)}: {kind}]"
+        if len(media.data) > WHOLE_LIMIT:
+            return f"{WRAPPED} {kind}; too large to be kept"
+        hash = hashlib.sha256(media.data).hexdigest()
+        attached[hash] = media.data
+        return f"{WRAPPED} {kind}; recall {handle_of_blob(hash)}"
+
+    def take(each: object) -> None:
+        if isinstance(each, Media):
+            lines.append(show(each))
+        elif _has_media(each):
+            for inner in cast(list[object], each):
+                take(inner)
+        elif each is not None:
+            lines.append(_text(each))
+
+    take(value)
+    content = "\n".join(lines)
+    if isinstance(value, Media) and attached:
+        return ToolResult(content, whole=value.data, hash=next(iter(attached)))
+    return ToolResult(content, images=tuple(images), attached=attached)
+
+
+async def _settled(value: object) -> ToolResult:
+    """Return the result of a call, away from the loop where that takes long."""
+    if isinstance(value, Media) or _has_media(value):
+        return await asyncio.to_thread(to_result, value)
+    return to_result(value)
 
 
 def bound(result: ToolResult, limit: int) -> ToolResult:
-    """Return the result as it may be stored and told: within the limit, no NUL, no lone surrogate, plain details."""
-    content = clean(cut(result.content, limit))
-    if content is result.content and result.details is None:
-        return result
-    details = None if result.details is None else _plain_details(result.details)
-    return ToolResult(content, result.status, result.images, details)
+    """Return the result as it may be stored and told: within the limit, no NUL, no lone surrogate, plain details.
 
-
-def cut(text: str, limit: int) -> str:
-    """Return the text's head and tail where it is longer than `limit` characters, with a line that says so."""
-    if len(text) <= limit:
-        return text
-    head = max(limit - 60, 0) * 2 // 3
-    tail = max(limit - 60, 0) - head
-    left_out = f"\n[... {len(text) - head - tail} characters left out ...]\n"
-    return text[:head] + left_out + text[len(text) - tail :]
+    A text beyond the limit is kept whole beside what the model is told of it.
+    """
+    if len(result.content) > limit:
+        content, whole, hash = shorten(result.content, limit)
+        attached = result.blobs
+    else:
+        content, whole, hash, attached = clean(result.content), result.whole, result.hash, result.attached
+        if content is result.content and result.details is None:
+            return result
+    details = None if result.details is None else plain_details(result.details)
+    return ToolResult(content, result.status, result.images, details, whole, hash, attached)
 
 
 def _arguments(tool: Tool, text: str) -> dict[str, Any]:
@@ -326,37 +471,3 @@ def _timed_out(tool: Tool) -> ToolResult:
     if isinstance(tool, FunctionTool) and tool.threaded:
         content += " It may still finish; its result is dropped."
     return ToolResult(content, "timeout")
-
-
-def _describe(error: BaseException) -> str:
-    name = type(error).__name__
-    try:
-        message = str(error)
-    except Exception:  # the boundary to foreign code: an exception may fail to describe itself
-        message = ""
-    return f"{name}: {message}" if message else name
-
-
-def _plain(value: Any) -> Any:
-    dump = getattr(value, "model_dump", None)
-    return str(value) if dump is None else dump(mode="json")
-
-
-def _plain_details(details: dict[str, Any]) -> dict[str, Any]:
-    try:
-        data = msgspec.json.encode(_clean_all(msgspec.to_builtins(details, str_keys=True, enc_hook=_plain)))
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        return {"left_out": f"The details are not JSON: {_describe(error)}"}
-    if len(data) > DETAILS_LIMIT:
-        return {"left_out": f"The details have {len(data)} bytes; the limit is {DETAILS_LIMIT}."}
-    return cast(dict[str, Any], msgspec.json.decode(data))
-
-
-def _clean_all(value: Any) -> Any:
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, dict):
-        return {clean(str(name)): _clean_all(each) for name, each in cast(dict[object, Any], value).items()}
-    if isinstance(value, (list, tuple)):
-        return [_clean_all(each) for each in cast(list[Any], value)]
-    return value

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from stepwell.config import OFFLINE, Config, ModelSettings
 from stepwell.engines.base import Engine
 from stepwell.errors import ConfigError, InputError
-from stepwell.events import Limits, RunSpec
 from stepwell.models.base import Model, ModelProfile
 from stepwell.prompts import load
 from stepwell.runs.catalog import ModelInfo, ToolInfo, Wish
+from stepwell.specs import ContextSpec, Limits, RunSpec
 from stepwell.tools.base import Toolbox
+from stepwell.wiring.engine import EngineMaker
 from stepwell.wiring.parts import (
     NATIVE,
-    chat_engine,
+    agent_options,
+    check_tools,
     completer,
+    context_of,
     dialect_for,
     engine_versions,
     make_dialect,
     make_model,
     model_profile,
+    summarizer,
 )
 from stepwell.wiring.tools import chatchat_tools, configured_tools
+
+if TYPE_CHECKING:
+    from stepwell.agent.summaries import Summaries
 
 BOXES = 256
 """Toolboxes kept, one for each list of names that clients ask for."""
@@ -46,13 +53,14 @@ class ConfigCatalog:
     """
 
     def __init__(self, config: Config) -> None:
-        self._config = config
+        self._config, self._options = config, agent_options(config)
         self._models: dict[str, Model] = {}
         self._tools = {tool.spec.name: tool for tool in configured_tools(config)}
         self._chatchat = {tool.spec.name: tool for tool in chatchat_tools(self._tools.values())}
         self._profiles: dict[str, ModelProfile] = {}
         self._versions: dict[tuple[str, str, str], dict[str, str]] = {}
         self._boxes: dict[tuple[str, ...], Toolbox] = {}
+        self._checked: set[tuple[ContextSpec, tuple[str, ...]]] = set()
         self._check()
 
     def _check(self) -> None:
@@ -74,6 +82,9 @@ class ConfigCatalog:
         if unknown:
             known = ", ".join(self._tools) or "none"
             raise ConfigError(f"agent.tools: there is no tool {', '.join(unknown)}; known: {known}")
+        first = self._config.model_names[0]
+        with _at(f"models.{first}.window"):
+            check_tools(self._context(first, agent.max_tokens), self.toolbox(self._tool_names(Wish())).specs)
 
     def models(self) -> list[ModelInfo]:
         """Return the models, the default first."""
@@ -103,6 +114,9 @@ class ConfigCatalog:
         self._model(name)  # a missing key is told now, not by the run
         language, prompt = self._language(wish), wish.prompt or agent.prompt
         dialect, digests = self._dialect(wish, name, prompt, language)
+        tools = self._tool_names(wish)
+        context = self._context(name, wish.max_tokens or agent.max_tokens)
+        self._check_tools(context, tools)
         return RunSpec(
             model=name,
             model_name=model_name,
@@ -110,13 +124,26 @@ class ConfigCatalog:
             prompt=prompt,
             language=language,
             system=self._system(wish, language),
-            tools=self._tool_names(wish),
+            tools=tools,
             temperature=agent.temperature if wish.temperature is None else wish.temperature,
             max_tokens=wish.max_tokens or agent.max_tokens,
             limits=self._limits(wish.limits or Limits()),
+            context=context,
+            output=wish.output,
             face=wish.face,
             versions=digests,
         )
+
+    def _check_tools(self, context: ContextSpec, tools: tuple[str, ...]) -> None:
+        if (context, tools) in self._checked:
+            return
+        try:
+            check_tools(context, self.toolbox(tools).specs)
+        except ConfigError as error:
+            raise InputError(f"{error}.".capitalize(), "tools") from error
+        if len(self._checked) >= BOXES:
+            self._checked.clear()
+        self._checked.add((context, tools))
 
     def assemble(self, spec: RunSpec) -> Engine:
         """Build the engine of a run; see the port."""
@@ -124,8 +151,29 @@ class ConfigCatalog:
         if spec.face == "chatchat" and self._config.chatchat.agent_model:
             name, helper_name = self._find(Wish(model=self._config.chatchat.agent_model, any_model=True))
             helper = self._model(name)
-        extra = self._settings(spec.model).extra
-        return chat_engine(spec, model, self.toolbox(spec.tools), completer(helper, helper_name), extra)
+        make_engine = EngineMaker(
+            spec,
+            model,
+            self.toolbox(spec.tools),
+            completer(helper, helper_name),
+            self._settings(spec.model).extra,
+            image_model=self._image_model(spec),
+            summaries=self._summaries(spec, model),
+        )
+        return make_engine(spec)
+
+    def _image_model(self, spec: RunSpec) -> Model | None:
+        name = spec.context.image_model if spec.context else ""
+        return self._model(name) if name else None
+
+    def _summaries(self, spec: RunSpec, model: Model) -> Callable[[], Summaries]:
+        name = self._config.execution.summary.model
+        return summarizer(self._model(name)) if name else summarizer(model, spec.model_name)
+
+    def _context(self, name: str, max_tokens: int | None) -> ContextSpec:
+        other = self._options.multimodal.image.model
+        seeing = self._profile(other, self._settings(other)) if other else None
+        return context_of(self._options, self._profile(name, self._settings(name)), max_tokens, seeing)
 
     async def close(self) -> None:
         """Let go of connections."""

@@ -5,25 +5,101 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from stepwell.errors import ConfigError
-from stepwell.wiring.parts import chat_engine, completer, dialect_name, engine_versions, make_dialect, make_store
+from stepwell.errors import ConfigError, RunFailed
+from stepwell.wiring.engine import EngineMaker
+from stepwell.wiring.parts import (
+    check_tools,
+    completer,
+    context_of,
+    dialect_name,
+    engine_versions,
+    make_dialect,
+    make_store,
+    summarizer,
+)
 
 if TYPE_CHECKING:
     from os import PathLike
 
+    from stepwell.agent.options import AgentOptions
+    from stepwell.agent.replies import Output
+    from stepwell.agent.report import ContextReport
     from stepwell.engines.base import Engine
-    from stepwell.events import RunSpec
     from stepwell.messages import Message
     from stepwell.models.base import Model
     from stepwell.runs.service import RunService
+    from stepwell.specs import RunSpec
     from stepwell.tools.base import Tool, Toolbox
 
 
 def user_message(text: str, images: Sequence[str] = ()) -> Message:
-    """Return a user's message."""
+    """Return a user's message.
+
+    Raises:
+        InputError: An image is none, or too large.
+    """
+    from stepwell.images import check
     from stepwell.messages import Image, Message, clean
 
-    return Message("user", clean(text), tuple(Image(url) for url in images))
+    shown = tuple(Image(url) for url in images)
+    for index, image in enumerate(shown):
+        check(image, field=f"images.{index}")
+    return Message("user", clean(text), shown)
+
+
+def answer_form(given: object) -> Output:
+    """Return the form of an answer and what becomes of it; see `agent.replies.output_of`.
+
+    Raises:
+        ConfigError: It describes no answer.
+    """
+    from stepwell.agent.replies import output_of
+
+    return output_of(given)
+
+
+def with_output(spec: RunSpec, form: Output | None) -> RunSpec:
+    """Return how a run goes whose answer has this form.
+
+    Raises:
+        ConfigError: A tool has the form's name.
+    """
+    import msgspec
+
+    if form is None:
+        return spec
+    name = form.schema.name
+    if name in spec.tools:
+        raise ConfigError(f"output: there is a tool named {name!r}, and a model gives its answer by that name.")
+    return msgspec.structs.replace(spec, output=msgspec.structs.asdict(form.schema))
+
+
+def answer_object(form: Output, text: str) -> object:
+    """Return the answer of a run as the object that was asked for.
+
+    Raises:
+        RunFailed: The text fits the form's schema and not its type, or was cut.
+    """
+    from stepwell.agent.replies import Fault, validate
+
+    found = validate(form, text)
+    if isinstance(found, Fault):
+        raise RunFailed(f"The model's answer does not fit {form.schema.name}: {found.reason}", "invalid_output")
+    return found.value
+
+
+async def pin_fact(service: RunService, owner: str, thread: str, text: str) -> None:
+    """Pin a fact; see `runs.contexts.pin`."""
+    from stepwell.runs.contexts import pin
+
+    await pin(service, owner, thread, text)
+
+
+async def context_report(service: RunService, owner: str, thread: str, run: int, step: int) -> ContextReport:
+    """Return what a request held; see `runs.contexts.context`."""
+    from stepwell.runs.contexts import context
+
+    return await context(service, owner, thread, run=run, step=step)
 
 
 class LibraryParts:
@@ -34,13 +110,24 @@ class LibraryParts:
         toolbox: What it may call.
         spec: How its runs go.
         path: The database file; None keeps threads in memory.
+        summary_model: Who makes summaries; None for none.
+        image_model: Who is asked where `model` does not see what is shown.
     """
 
-    def __init__(self, model: Model, toolbox: Toolbox, spec: RunSpec, path: str | PathLike[str] | None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        toolbox: Toolbox,
+        spec: RunSpec,
+        path: str | PathLike[str] | None,
+        summary_model: Model | None = None,
+        image_model: Model | None = None,
+    ) -> None:
         self.model, self.spec = model, spec
         self._toolbox, self._path = toolbox, path
+        self._summary_model, self._image_model = summary_model, image_model
         self._service: RunService | None = None
-        self._engine: Engine | None = None
+        self._make_engine: Callable[[RunSpec], Engine] | None = None
 
     def service(self) -> RunService:
         """Return the run service, over the file or memory."""
@@ -52,17 +139,25 @@ class LibraryParts:
             self._service = RunService(store, self._assemble)
         return self._service
 
-    def _assemble(self, _: RunSpec) -> Engine:
-        if self._engine is None:
-            self._engine = chat_engine(self.spec, self.model, self._toolbox, completer(self.model))
-        return self._engine
+    def _assemble(self, spec: RunSpec) -> Engine:
+        if self._make_engine is None:
+            self._make_engine = EngineMaker(
+                self.spec,
+                self.model,
+                self._toolbox,
+                completer(self.model),
+                image_model=self._image_model,
+                summaries=summarizer(self._summary_model) if self._summary_model else None,
+            )
+        return self._make_engine(spec)
 
     async def close(self) -> None:
-        """Close the store and the model's connections."""
+        """Close the store and the models' connections."""
         if self._service is not None:
             await self._service.stop()
             self._service = None
-        await self.model.close()
+        for model in {id(each): each for each in (self.model, self._summary_model, self._image_model) if each}.values():
+            await model.close()
 
 
 def library_parts(
@@ -80,34 +175,60 @@ def library_parts(
     max_steps: int | None,
     max_seconds: float | None,
     window: int | None,
+    summaries: bool,
+    summary_model: str | Model | None,
+    image_model: str | Model | None,
 ) -> LibraryParts:
-    """Put the parts of a `library.Agent` together; see there for the arguments.
+    """Put the parts of a `library.Agent` together; see there for arguments and errors."""
+    import msgspec
 
-    Raises:
-        ConfigError: An argument is wrong.
-    """
-    from stepwell.events import Limits, RunSpec
+    from stepwell.specs import Limits
     from stepwell.tools.base import Toolbox
 
-    toolbox = Toolbox(tools)
-    adapter = _library_model(model, base_url, api_key, window) if isinstance(model, str) else model
-    name = dialect_name(dialect, adapter)
-    spec = RunSpec(
+    toolbox, place = Toolbox(tools), (base_url, api_key, window)
+    adapter = _library_model(model, *place)
+    helper = adapter if summary_model is None else _library_model(summary_model, *place)
+    seeing = None if image_model is None else _library_model(image_model, *place)
+    options, profile = _options(summaries, seeing is not None), seeing.profile if seeing else None
+    context = context_of(options, adapter.profile, max_tokens, profile)
+    check_tools(context, toolbox.specs)
+    limits = Limits(steps=max_steps, seconds=max_seconds)
+    how = {"temperature": temperature, "max_tokens": max_tokens, "context": context, "limits": limits}
+    plain = _spec(model, dialect_name(dialect, adapter), language)
+    spec = msgspec.structs.replace(plain, system=system, tools=toolbox.names, **how)
+    return LibraryParts(adapter, toolbox, spec, path, helper if summaries else None, seeing)
+
+
+def _spec(model: str | Model, dialect: str, language: str) -> RunSpec:
+    from stepwell.specs import RunSpec
+
+    return RunSpec(
         model=model if isinstance(model, str) else type(model).__name__,
-        dialect=name,
+        dialect=dialect,
         language=language,
-        system=system,
-        tools=toolbox.names,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        limits=Limits(steps=max_steps, seconds=max_seconds),
         face="library",
-        versions=engine_versions(make_dialect(name, "default", language) if name else None),
+        versions=engine_versions(make_dialect(dialect, "default", language) if dialect else None),
     )
-    return LibraryParts(adapter, toolbox, spec, path)
 
 
-def _library_model(model: str, base_url: str, api_key: str, window: int | None) -> Model:
+def _options(summaries: bool, image_model: bool) -> AgentOptions:
+    from stepwell.agent.options import (
+        AgentOptions,
+        ExecutionOptions,
+        ImageOptions,
+        MultimodalOptions,
+        SummaryOptions,
+    )
+
+    return AgentOptions(
+        execution=ExecutionOptions(summary=SummaryOptions(enable=summaries)),
+        multimodal=MultimodalOptions(image=ImageOptions(model="image_model" if image_model else "")),
+    )
+
+
+def _library_model(model: str | Model, base_url: str, api_key: str, window: int | None) -> Model:
+    if not isinstance(model, str):
+        return model
     if base_url:
         from stepwell.models.openai import OpenAIModel
         from stepwell.models.profiles import profile_for

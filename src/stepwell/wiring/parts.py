@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from stepwell.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from os import PathLike
 
+    from stepwell.agent.options import AgentOptions
+    from stepwell.agent.summaries import Summaries
     from stepwell.config import Config, ModelSettings
-    from stepwell.engines.base import Engine
-    from stepwell.events import RunSpec
+    from stepwell.messages import ToolSpecs
     from stepwell.models.base import Model, ModelProfile
     from stepwell.models.dialects.base import Dialect
+    from stepwell.specs import ContextSpec
     from stepwell.store.base import Store
-    from stepwell.tools.base import Complete, Toolbox
+    from stepwell.tools.base import Complete
 
-NO_EXTRA: Mapping[str, object] = MappingProxyType({})
 NATIVE = "native"
 """The setting that asks for a model's own tool calls instead of a dialect."""
 
@@ -123,15 +123,66 @@ def completer(model: Model, model_name: str = "") -> Complete:
     return complete
 
 
-def chat_engine(
-    spec: RunSpec, model: Model, toolbox: Toolbox, complete: Complete | None, extra: Mapping[str, object] = NO_EXTRA
-) -> Engine:
-    """Return the engine that carries out a spec."""
-    from stepwell.agent.base import BaseAgent
-    from stepwell.engines.chat import ChatEngine
-    from stepwell.models.base import Settings
+def agent_options(config: Config) -> AgentOptions:
+    """Return the options of an agent as the settings have them."""
+    from stepwell.agent.options import (
+        AgentOptions,
+        ExecutionOptions,
+        ExperimentOptions,
+        ImageOptions,
+        MultimodalOptions,
+        SummaryOptions,
+    )
 
-    dialect = make_dialect(spec.dialect, spec.prompt, spec.language) if spec.dialect else None
-    settings = Settings(temperature=spec.temperature, max_tokens=spec.max_tokens, extra=dict(extra))
-    agent = BaseAgent(model, toolbox.specs, dialect=dialect, settings=settings, model_name=spec.model_name)
-    return ChatEngine(agent, toolbox, complete)
+    execution, image = config.execution, config.multimodal.image
+    summary = SummaryOptions(**execution.summary.model_dump(exclude={"model"}))
+    return AgentOptions(
+        execution=ExecutionOptions(max_message_tokens=execution.max_message_tokens or 0, summary=summary),
+        multimodal=MultimodalOptions(image=ImageOptions(enable=image.enable, model=image.model)),
+        experiment=ExperimentOptions(**config.experiment.model_dump()),
+    )
+
+
+def context_of(
+    options: AgentOptions, profile: ModelProfile, max_tokens: int | None, seeing: ModelProfile | None = None
+) -> ContextSpec:
+    """Return what decides about the contents of a run's requests."""
+    from importlib.util import find_spec
+
+    from stepwell.agent.options import context_spec
+
+    if profile.tokenizer and find_spec("bpe_openai") is None:
+        import msgspec
+
+        # A replay has to count as the run did, whatever is installed by then.
+        profile = msgspec.structs.replace(profile, tokenizer="")
+    return context_spec(options, profile, max_tokens, seeing)
+
+
+def check_tools(context: ContextSpec, specs: ToolSpecs) -> None:
+    """Check that a model's window holds the tools' descriptions, with room for a conversation.
+
+    Raises:
+        ConfigError: It does not; names the size of the largest tool and of all.
+    """
+    from stepwell.tokens import Counter
+
+    room = (context.window - context.reserve) * 9 // 10
+    if Counter().tools(specs) <= room:
+        return
+    counter = Counter(context.tokenizer)
+    tokens = counter.tools(specs)
+    # Few tokenizers need more than half a token for a byte, and then the endpoint has the last word.
+    if tokens > (room if context.tokenizer else 2 * room):
+        largest, name = max((counter.tools(type(specs)([each])), each.name) for each in specs)
+        raise ConfigError(
+            f"the model's window of {context.window} tokens does not hold the descriptions of its tools, which take up "
+            f"to {tokens}; the largest, `{name}`, takes {largest}. Leave tools out or use a model with a larger window"
+        )
+
+
+def summarizer(model: Model, model_name: str = "") -> Callable[[], Summaries]:
+    """Return a function that makes what makes summaries with this model."""
+    from stepwell.agent.summaries import Summaries
+
+    return lambda: Summaries(model, model_name)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from stepwell.config import Config
+from stepwell.config import Config, ModelSettings
 from stepwell.engines.base import Engine
-from stepwell.events import RunSpec
 from stepwell.models.base import Model
+from stepwell.specs import RunSpec
 from stepwell.tools.base import Toolbox
 from stepwell.wiring.catalog import ConfigCatalog
-from stepwell.wiring.parts import chat_engine, engine_versions, make_dialect
+from stepwell.wiring.engine import EngineMaker
+from stepwell.wiring.parts import engine_versions, make_dialect, model_profile
 
 
 class ConfigParts:
@@ -34,5 +35,9 @@ class ConfigParts:
 
     def engine(self, spec: RunSpec, model: Model, toolbox: Toolbox) -> Engine:
         """Build the engine of a run; see the port."""
-        settings = self._config.models.get(spec.model)
-        return chat_engine(spec, model, toolbox, None, settings.extra if settings else {})
+        settings = self._config.models.get(spec.model, ModelSettings(kind="offline"))
+        # How a reply of a form is asked for, and whether another model sees for it, are facts about the model.
+        if spec.model in self._config.model_names:
+            model.profile = model_profile(spec.model, settings)
+        seeing = model if spec.context and spec.context.image_model else None
+        return EngineMaker(spec, model, toolbox, None, settings.extra, image_model=seeing)(spec)

@@ -71,13 +71,17 @@ class React:
 
         The last user message is the question, what precedes it the history, what follows it the scratchpad. As
         steps are added the text only grows at its end. Texts from outside are marked off (`mark_off`). Images of
-        the question and of the results since are kept.
+        the question and of the results since are kept. The request's tail is a note at the end of the scratchpad.
         """
         pieces = _pieces(request.messages)
         asked = next((i for i in range(len(pieces) - 1, -1, -1) if pieces[i].role == "user"), -1)
-        prompt = self._template.render(**self._values(pieces, asked, _offered(request)))
+        values = self._values(pieces, asked, _offered(request))
+        if request.tail:
+            values["agent_scratchpad"] += _note(request.tail)
+        prompt = self._template.render(**values)
         system = [piece.text for piece in pieces if piece.role == "system" and piece.text]
-        images = tuple(image for message in request.messages[max(asked, 0) :] for image in message.images)
+        shown = [*request.messages[max(asked, 0) :], *request.tail]
+        images = tuple(image for message in shown for image in message.images)
         said = Message("user", "\n\n".join([*system, prompt]), images)
         return ModelRequest(Transcript([said]), settings=_settings(request.settings), model=request.model)
 
@@ -94,6 +98,12 @@ class React:
         if "tool_schemas" in wanted:
             values["tool_schemas"] = "\n".join(_tool_line(tool, schema=True) for tool in tools) or "-"
         return values
+
+
+def _note(tail: tuple[Message, ...]) -> str:
+    """Return the request's last messages as lines that pass for no part of the form."""
+    said = "\n\n".join(mark_off(message.content) for message in tail if message.content)
+    return f"\n[{said}]\nThought: " if said else ""
 
 
 def _offered(request: ModelRequest) -> ToolSpecs:

@@ -1,4 +1,5 @@
--- The schema of version 1. Rows of `events` are never rewritten; `title` and `running` are derived from them.
+-- The schema of version 2. Rows of `events` are never rewritten; `title` and `running` are derived from them.
+-- Version 1 had no blobs (`blobs.sql`).
 
 CREATE TABLE meta (
     name  TEXT PRIMARY KEY,
@@ -49,4 +50,4 @@ CREATE TABLE api_keys (
     revoked INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 
-INSERT INTO meta VALUES ('schema', '1');
+INSERT INTO meta VALUES ('schema', '2');

@@ -1,0 +1,55 @@
+"""A log in memory, for an agent that is used by itself. It has one writer, and its end is the program's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from stepwell.events import Recorded, RunStarted, Stored, Transient
+from stepwell.messages import Message
+from stepwell.state import NO_BLOBS, State
+
+
+class MemoryLog:
+    """A thread's log that lives as long as the object; implements `state.Log`.
+
+    Attributes:
+        events: All that was recorded.
+    """
+
+    def __init__(self) -> None:
+        self.thread = "memory"
+        self.state = State()
+        self.events: list[Recorded] = []
+        self._blobs: dict[str, bytes] = {}
+
+    async def record(self, *events: Stored, durable: bool = False, blobs: Mapping[str, bytes] = NO_BLOBS) -> State:
+        """Number and apply events."""
+        now = time.time_ns() // 1_000_000
+        self._blobs.update(blobs)
+        for event in events:
+            seq = self.state.seq + 1
+            run = seq if isinstance(event, RunStarted) else self.state.run.seq if self.state.run else 0
+            recorded = Recorded(seq, now, run, event)
+            self.state.apply(recorded)
+            self.events.append(recorded)
+        return self.state
+
+    def publish(self, delta: Transient) -> None:
+        """Drop a transient event: nobody follows."""
+
+    async def committed(self) -> None:
+        """Return at once: what is recorded is all there is."""
+
+    def partial(self) -> Message:
+        """Return an empty message: nothing of an open one is kept."""
+        return Message("assistant")
+
+    async def read(self, *, after: int = 0, limit: int | None = None) -> list[Recorded]:
+        """Return events with numbers above `after`, in order, at most `limit`."""
+        return self.events[after : None if limit is None else after + limit]
+
+    async def blob(self, prefix: str) -> bytes | None:
+        """Return a result that was stored whole, by the beginning of its SHA-256; None if none or several are."""
+        found = [data for hash, data in self._blobs.items() if hash.startswith(prefix)]
+        return found[0] if len(found) == 1 else None

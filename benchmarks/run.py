@@ -25,6 +25,7 @@ import bench
 
 FLOOR, STREAM_FLOOR = "floor-aiohttp", "floor-aiohttp-stream"
 OURS, DURABLE, WRITE = "stepwell", "stepwell-durable", "stepwell-write"
+COMPACTING, UNSUMMARISED = "stepwell-compacting", "stepwell-unsummarised"
 
 
 class Bench:
@@ -67,6 +68,16 @@ def long(run):
     floor, ours = run(FLOOR, "long", "--steps", "1000"), run(OURS, "long", "--steps", "1000")
     yield "one run of 1000 tool steps, CPU", ours["cpu_s"] / floor["cpu_s"], "x", "<= 1.6"
     yield "one run of 1000 tool steps, CPU", ours["cpu_s"], "s", ""
+
+
+def context(run):
+    runs = {steps: run(COMPACTING, "long", "--steps", str(steps)) for steps in (1000, 5000, 10_000)}
+    yield "one run of 1000 tool steps, window of 8k, CPU", runs[1000]["cpu_s"], "s", "<= 1.2"
+    later = runs[5000]["last_tenth_us"] / runs[5000]["first_tenth_us"]
+    yield "a step near 5000 against one near 100, window of 8k, time", later, "x", "<= 1.3"
+    off, on = run(UNSUMMARISED, "stream")["ttft_us"], run(OURS, "stream")["ttft_us"]
+    yield "time to the first token, summaries on against off", on / off, "x", "<= 1.1"
+    yield "RSS growth of a run of 10,000 steps, window of 8k", runs[10_000]["rss_grow_mb"], "MB", "<= 30"
 
 
 def conc(run):
@@ -118,7 +129,7 @@ def serve(run):
     yield "server: p99 first token of 200", ratio("paced@200", "ttf_p99_ms"), "x", "<= 2.5"
 
 
-METRICS = {each.__name__: each for each in (turn, stream, sconc, long, conc, persist, imports, serve)}
+METRICS = {each.__name__: each for each in (turn, stream, sconc, long, context, conc, persist, imports, serve)}
 
 
 def holds(value, goal):

@@ -25,7 +25,7 @@ class Adapter:
     """Every turn is a fresh thread; step limits are off."""
 
     name, package = "stepwell", "stepwell"
-    tools = (lookup,)
+    tools, window, summaries = (lookup,), WINDOW, True
 
     def __init__(self, base_url):
         self.base_url, self.agents = base_url, {}
@@ -39,7 +39,8 @@ class Adapter:
             tools=self.tools,
             path=path,
             max_steps=None,
-            window=WINDOW,
+            window=self.window,
+            summaries=self.summaries,
         )
 
     def agent(self, model):
@@ -81,3 +82,17 @@ class Write(Adapter):
 
     name = "stepwell-write"
     tools = (write_lookup,)
+
+
+class Compacting(Adapter):
+    """The same with a small window, so that long runs are compacted."""
+
+    name = "stepwell-compacting"
+    window = 8192
+
+
+class Unsummarised(Adapter):
+    """The same without summaries."""
+
+    name = "stepwell-unsummarised"
+    summaries = False

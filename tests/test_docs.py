@@ -85,6 +85,13 @@ def test_every_file_that_a_page_names_is_there() -> None:
     assert [f"{page.name}: {path}" for page, path in named if not (ROOT / path).exists()] == []
 
 
+def test_every_test_that_a_page_names_is_there() -> None:
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    named = {name for page in PAGES for name in re.findall(r"`(test_[a-z0-9_]+)`", page.read_text("utf-8"))}
+    assert {name for name in named if f"def {name}(" not in tests} == set()
+    assert len(named) > 10
+
+
 @pytest.mark.parametrize("program", blocks("python"))
 def test_every_program_in_the_pages_runs_without_settings(program: str, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(program, encoding="utf-8")

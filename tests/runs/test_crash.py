@@ -10,14 +10,25 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from stepwell.engines.base import Engine
-from stepwell.events import MessageEnded, Recorded, RunClaimed, ToolEnded, ToolStarted
+from stepwell.events import (
+    ContextCompacted,
+    MessageEnded,
+    Recorded,
+    RunClaimed,
+    SummaryEnded,
+    SummaryStarted,
+    ToolEnded,
+    ToolStarted,
+)
 from stepwell.models.base import Model
 from stepwell.runs.replay import replay
 from stepwell.specs import RunSpec
 from stepwell.store.sqlite import SqliteStore
 from stepwell.tools.base import Toolbox
-from tests.support.crash import ANSWER, CALLS, Case, tools
+from tests.support.crash import ANSWER, BOOKED, CALLS, Case, pages, tools
 from tests.support.runs import OWNER, answer_of, audit, chat_engine, end_of, events_of
 
 ROOT = Path(__file__).parents[2]
@@ -106,3 +117,38 @@ def test_a_run_killed_after_any_stored_event_ends_with_the_same_answer(tmp_path:
     # The killing fell on both sides of the effects.
     assert unknown["0 times"] > 0
     assert unknown["1 times"] > 0
+
+
+class LongParts(Parts):
+    def toolbox(self, spec: RunSpec) -> Toolbox:
+        return Toolbox(pages(Path("/nowhere")))
+
+
+@pytest.mark.limit(120)
+def test_a_long_run_killed_after_any_stored_event_pays_for_a_summary_at_most_once_more(tmp_path: Path) -> None:
+    carry_out(tmp_path, [Case("whole", 0, "told", kind="long")])
+    whole = log_of(tmp_path / "whole")
+    assert answer_of(whole) == BOOKED
+    assert len(events_of(whole, ContextCompacted)) > 2
+    made = [each for each in events_of(whole, SummaryEnded) if each.status == "ok"]
+    assert {each.kind for each in made} == {"tool_calls", "working_context"}
+    cases = [Case(str(at), at, "told" if at % 2 else "committed", kind="long") for at in range(2, len(whole) + 1)]
+    carry_out(tmp_path, cases)
+    again = 0
+    for case in cases:
+        log, ledger = log_of(tmp_path / case.name), (tmp_path / case.name / "ledger").read_text().splitlines()
+        assert answer_of(log) == BOOKED, case
+        audit(log)
+        assert asyncio.run(replay(log, LongParts())) is None, case
+        booked = Counter(line for line in ledger if line.startswith("book"))
+        assert max(booked.values()) == 1
+        ended = events_of(log, SummaryEnded)
+        ranges = Counter((each.kind, each.first, each.last) for each in ended if each.status == "ok")
+        assert max(ranges.values(), default=1) == 1, "a summary was stored twice"
+        assert all(each.text for each in ended if each.status == "ok"), "half a summary was stored"
+        paid = sum(line.startswith("summary") for line in ledger)
+        assert paid <= len(events_of(log, SummaryStarted))
+        lost = sum(each.status == "cancelled" and each.detail == "the process stopped" for each in ended)
+        assert lost <= 2, "one process left more than one summary of a kind open"
+        again += lost
+    assert again > 0, "no process died inside a summary"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -16,12 +17,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import apsw
+import msgspec
 
 from stepwell.events import Recorded
 from stepwell.messages import Message
 from stepwell.models.base import ModelRequest
-from stepwell.models.scripted import Answer, call, reply
-from stepwell.specs import RunSpec
+from stepwell.models.scripted import Answer, ScriptedModel, call, reply
+from stepwell.specs import ContextSpec, RunSpec
 from stepwell.state import NO_BLOBS
 from stepwell.store.base import KeyUse, ThreadInfo
 from stepwell.store.sqlite import SqliteStore
@@ -54,12 +56,14 @@ class Case(NamedTuple):
         at: So many events are stored when the first process dies; 0 lets it live.
         when: See `When`.
         again: So many more are stored when the one who goes on dies too; 0 lets it live.
+        kind: What is carried out: ten calls, or a long run that is compacted and summarised.
     """
 
     name: str
     at: int
     when: When
     again: int = 0
+    kind: Literal["ten", "long"] = "ten"
 
 
 def brain(request: ModelRequest) -> Answer:
@@ -72,27 +76,73 @@ def brain(request: ModelRequest) -> Answer:
     return reply(ANSWER, cut=5)
 
 
+PAGES = 24
+BOOKED = "All pages are booked."
+PAGE = re.compile(r"(?:page |page=|page\":)(\d+)")
+SMALL = ContextSpec(window=4096, reserve=512, summarize=("tool_calls", "working_context"))
+"""A window that holds a few pages only."""
+
+
+def bookkeeper(request: ModelRequest) -> Answer:
+    """Decide by what is left in the request: the newest page that is told of, or was called for."""
+    told = [text for each in request.all for text in (each.content, *(call.arguments for call in each.calls))]
+    page = max((int(number) for text in told for number in PAGE.findall(text)), default=0) + 1
+    return call("book" if page % 4 == 0 else "read", page=page) if page <= PAGES else reply(BOOKED, cut=5)
+
+
+def summarizer(ledger: Path) -> ScriptedModel:
+    """Return a model that makes summaries and notes each in the ledger, where it outlives its process."""
+
+    def brain(request: ModelRequest) -> Answer:
+        kind = "tool_calls" if "critical_actions" in request.messages[0].content else "working_context"
+        enter(ledger, f"summary {kind} -")
+        said = {"intentions": "To book pages.", "critical_actions": [0]}
+        return msgspec.json.encode(said if kind == "tool_calls" else {"summary": "I booked pages."}).decode()
+
+    return ScriptedModel(brain)
+
+
+def pages(ledger: Path) -> list[Tool]:
+    """Return the tools of the long run."""
+
+    async def read(page: int) -> str:
+        """Read a page."""
+        return f"page {page}: " + "the tide is high " * 20
+
+    async def book(page: int) -> str:
+        """Book a page; twice is harm."""
+        enter(ledger, f"book {page} -")
+        return f"page {page}: booked " + "in the big book " * 20
+
+    return [as_tool(tool(effect="pure")(read)), as_tool(tool(effect="write")(book))]
+
+
+def enter(ledger: Path, line: str) -> None:
+    """Add a line to a file such that it outlives the process."""
+    file = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, f"{line}\n".encode())
+    os.fsync(file)
+    os.close(file)
+
+
 def tools(ledger: Path) -> list[Tool]:
     """Return the tools; each leaves a line in the ledger that outlives its process."""
 
-    def enter(name: str, what: str, key: str) -> str:
-        file = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(file, f"{name} {what} {key}\n".encode())
-        os.fsync(file)
-        os.close(file)
+    def done(name: str, what: str, key: str) -> str:
+        enter(ledger, f"{name} {what} {key}")
         return f"{name} {what} done"
 
     async def note(what: str, context: ToolContext) -> str:
         """Note something down; twice is harm."""
-        return enter("note", what, context.key)
+        return done("note", what, context.key)
 
     async def put(what: str, context: ToolContext) -> str:
         """Put something in its place."""
-        return enter("put", what, context.key)
+        return done("put", what, context.key)
 
     async def look(what: str, context: ToolContext) -> str:
         """Look something up."""
-        return enter("look", what, context.key)
+        return done("look", what, context.key)
 
     return [
         as_tool(tool(effect="write")(note)),
@@ -150,23 +200,31 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def rig(folder: Path, case: Case, at: int) -> Rig:
+    """Return what carries a case out in a folder, and dies when so many events are stored; 0 for never."""
+    path, ledger = folder / "stepwell.db", folder / "ledger"
+    store = Fatal(path, at, case.when) if at else SqliteStore(path)
+    if case.kind == "long":
+        return Rig(store, bookkeeper, pages(ledger), summarizer=summarizer(ledger))
+    return Rig(store, brain, tools(ledger))
+
+
 async def first(folder: Path, case: Case) -> None:
     """Start the run and carry it out as far as the case allows."""
-    path = folder / "stepwell.db"
-    rig = Rig(Fatal(path, case.at, case.when) if case.at else SqliteStore(path), brain, tools(folder / "ledger"))
-    ref = await rig.service.start(OWNER, Message("user", "go"), RunSpec(tools=("note", "put", "look")))
-    await until(rig.service, ref.thread, lambda item: item.ends_run)
-    await rig.service.stop(5.0)
+    made = rig(folder, case, case.at)
+    spec = RunSpec(tools=made.toolbox.names, context=SMALL if case.kind == "long" else None)
+    ref = await made.service.start(OWNER, Message("user", "go"), spec)
+    await until(made.service, ref.thread, lambda item: item.ends_run)
+    await made.service.stop(5.0)
 
 
-async def go_on(folder: Path, at: int, when: When) -> None:
+async def go_on(folder: Path, case: Case, at: int) -> None:
     """Go on with what another process left."""
-    path = folder / "stepwell.db"
-    rig = Rig(Fatal(path, at, when) if at else SqliteStore(path), brain, tools(folder / "ledger"))
-    await rig.service.resume()
-    for info in await rig.service.threads(OWNER):
-        await until(rig.service, info.id, lambda item: item.ends_run)
-    await rig.service.stop(5.0)
+    made = rig(folder, case, at)
+    await made.service.resume()
+    for info in await made.service.threads(OWNER):
+        await until(made.service, info.id, lambda item: item.ends_run)
+    await made.service.stop(5.0)
 
 
 def fork(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
@@ -205,9 +263,9 @@ class Running:
         case = self.case
         if len(self.ends) == 1 and case.again:
             at = stored(self.folder) + case.again
-            self.process = fork(lambda: go_on(self.folder, at, case.when))
+            self.process = fork(lambda: go_on(self.folder, case, at))
         elif len(self.ends) <= 1 + bool(case.again):
-            self.process = fork(lambda: go_on(self.folder, 0, case.when))
+            self.process = fork(lambda: go_on(self.folder, case, 0))
         else:
             return False
         return True

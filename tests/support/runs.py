@@ -11,6 +11,7 @@ from typing import Any
 from dirty_equals import IsStr
 
 from stepwell.agent.base import BaseAgent
+from stepwell.agent.summaries import Summaries
 from stepwell.engines.base import Engine
 from stepwell.engines.chat import ChatEngine
 from stepwell.errors import StoreFull
@@ -64,12 +65,21 @@ REQUEST: Any = IsStr(min_length=40)
 """Any digest of a request."""
 
 
-def chat_engine(model: Model, toolbox: Toolbox, dialect: Dialect | None = None) -> ChatEngine:
+def chat_engine(
+    model: Model, toolbox: Toolbox, dialect: Dialect | None = None, summarizer: Model | None = None
+) -> ChatEngine:
     """Return an engine over a model and tools, with neither prompts nor forms of replies."""
 
     def make_agent(log: Log) -> BaseAgent:
-        specs = toolbox.specs
-        return BaseAgent(step_prompt="", default_replies=None, model=model, tools=specs, log=log, dialect=dialect)
+        return BaseAgent(
+            step_prompt="",
+            default_replies=None,
+            model=model,
+            tools=toolbox.specs,
+            log=log,
+            dialect=dialect,
+            summaries=Summaries(summarizer) if summarizer else None,
+        )
 
     return ChatEngine(make_agent, toolbox)
 
@@ -82,6 +92,7 @@ class Rig:
         model: Who answers: a model, a script, or a function of the request.
         tools: What it may call.
         dialect: How it is spoken to.
+        summarizer: Who makes summaries; None for nobody.
     """
 
     def __init__(
@@ -90,14 +101,15 @@ class Rig:
         model: Model | Brain | Sequence[Step],
         tools: Sequence[Tool | Callable[..., Any]] = (),
         dialect: Dialect | None = None,
+        summarizer: Model | None = None,
     ) -> None:
-        self.store = store
+        self.store, self.summarizer = store, summarizer
         self.model = ScriptedModel(model) if callable(model) or isinstance(model, Sequence) else model
         self.toolbox, self.dialect = Toolbox(tools), dialect
         self.service = RunService(store, self.assemble)
 
     def assemble(self, spec: RunSpec) -> Engine:
-        return chat_engine(self.model, self.toolbox, self.dialect)
+        return chat_engine(self.model, self.toolbox, self.dialect, self.summarizer)
 
     @property
     def asked(self) -> list[ModelCall]:

@@ -124,7 +124,10 @@ class Summaries:
     async def _make(self, log: Log, question: _Question) -> None:
         started = question.started
         try:
+            await log.committed()  # what is paid for is known to have begun, also after a crash
             ended = await self._ask(question)
+        except StoreError:
+            return  # somebody else came first, or the store failed: nothing was paid, and the run meets it by itself
         except Exception as error:  # the boundary of a task that nobody waits for: its failure is an event
             _log.exception("a summary failed")
             ended = SummaryEnded(started.kind, started.first, started.last, "failed", detail=type(error).__name__)

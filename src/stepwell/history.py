@@ -111,7 +111,7 @@ class History:
         self._asked: Mark | None = None
         self._counting: tuple[object, ...] = ()
         self._doubted = self.proved = False
-        self._new: list[Message] | None = None
+        self._tail: Sequence[Message] | None = None
         self._statuses: dict[int, ToolStatus] = {}
         self._anchor: tuple[int, Message] | None = None
         self._system = ""
@@ -172,8 +172,7 @@ class History:
             tail: What else it holds; None where that is not known.
         """
         self._asked = Mark(len(self.transcript), 0, plain, own, self.handles)
-        last = self.marks[-1].messages if self.marks else 0
-        self._new = None if tail is None and not plain else [*self.transcript[last:], *(tail or ())]
+        self._tail = () if plain else tail
 
     def counted(self, tokens: int) -> None:
         """Take in the provider's count of the request that was sent last."""
@@ -181,9 +180,10 @@ class History:
         if asked is None or tokens <= 0 or not asked.messages:
             return
         last = self.marks[-1] if self.marks else None
-        if last is not None and self._new and tokens > sum(map(_most, self._new)):
+        if last is not None and not self.proved and self._tail is not None:
+            new = [*self.transcript[last.messages : asked.messages], *self._tail]
             # More than is new: it counts the whole request, and not only what was in no cache.
-            self.proved = not self._doubted
+            self.proved = bool(new) and tokens > sum(map(_most, new)) and not self._doubted
         grown = last is not None and last.exact and asked.own and asked.messages > last.messages
         if last is not None and grown and tokens <= last.tokens:
             # A request that grew cannot count less.
@@ -192,7 +192,7 @@ class History:
         elif last is not None and grown and asked.exact and not self._doubted:
             seq = self.transcript.seqs[last.messages]
             self.segments.append(Segment(seq, asked.messages - last.messages, tokens - last.tokens))
-        mark = asked._replace(tokens=tokens, own=asked.own and not self._doubted)
+        mark = Mark(asked.messages, tokens, asked.exact, asked.own and not self._doubted, asked.handles)
         self.marks.append(mark)
         if mark.own and self.first_mark is None:
             self.first_mark = mark

@@ -149,14 +149,19 @@ class Transcript(Sequence[Message]):
 
     Attributes:
         seqs: For each message the number of the event that brought it; 0 where none did.
+        characters: Of all texts and calls together.
+        images: How many there are.
     """
 
-    __slots__ = ("_hash", "_hashed", "_messages", "_renderings", "_sums", "seqs")
+    __slots__ = ("_hash", "_hashed", "_messages", "_renderings", "_sums", "characters", "images", "seqs")
 
     def __init__(self, messages: Iterable[Message] = (), seqs: Iterable[int] = ()) -> None:
-        self._messages = list(messages)
-        self.seqs = list(seqs)
-        self.seqs += [0] * (len(self._messages) - len(self.seqs))
+        self._messages: list[Message] = []
+        self.seqs: list[int] = []
+        self.characters = self.images = 0
+        numbers = iter(seqs)
+        for message in messages:
+            self.append(message, next(numbers, 0))
         self._renderings: dict[Callable[[Message], bytes], Rendering] = {}
         self._sums: dict[Callable[[Message], int], list[int]] = {}
         self._hash = hashlib.sha256()
@@ -166,6 +171,10 @@ class Transcript(Sequence[Message]):
         """Add one message at the end; `seq` is the number of the event that brought it, 0 for none."""
         self._messages.append(message)
         self.seqs.append(seq)
+        self.characters += len(message.content) + len(message.raw) + len(message.thinking)
+        for call in message.calls:
+            self.characters += len(call.name) + len(call.arguments) + len(call.id)
+        self.images += len(message.images)
 
     def sums(self, count: Callable[[Message], int]) -> list[int]:
         """Return the running totals of `count`, from 0 before the first message; each is counted once.

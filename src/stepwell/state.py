@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple, Protocol, assert_never
+from typing import NamedTuple, Protocol, assert_never, cast, get_args
 
 import msgspec
 
@@ -50,6 +50,23 @@ ContextEvent = (
     LongTermUpdated | WorkingUpdated | HistoryCleared | ContextCompacted | WindowLearned | SummaryStarted | SummaryEnded
 )
 """What changes what the agent knows, inside a run or outside."""
+
+RunEvent = (
+    StepStarted
+    | StepEnded
+    | MessageStarted
+    | MessageEnded
+    | ModelFailed
+    | ToolStarted
+    | ToolEnded
+    | CancelRequested
+    | RunClaimed
+)
+"""What happens inside a run."""
+
+NOTHING_KNOWN = LongTermContext()
+
+_OF_RUNS, _OF_CONTEXTS = frozenset(get_args(RunEvent)), frozenset(get_args(ContextEvent))
 
 
 class Working(NamedTuple):
@@ -187,7 +204,7 @@ class State:
         self.title = ""
         self.windows: dict[str, int] = {}
         self.history = History()
-        self.longterm = LongTermContext()
+        self.longterm = NOTHING_KNOWN
         self.working: Working | None = None
         self._profile, self._language, self._imported = "", "en", False
         self.run: RunState | None = None
@@ -205,7 +222,16 @@ class State:
     def apply(self, recorded: Recorded) -> None:
         """Take in the next event of the thread."""
         self.seq = recorded.seq
-        event, run = recorded.event, self.run
+        event, run, kind = recorded.event, self.run, type(recorded.event)
+        if kind in _OF_RUNS:  # most events; a look-up is quicker than a row of cases
+            if run is not None:
+                self._apply_to_run(run, recorded.seq, cast(RunEvent, event))
+        elif kind in _OF_CONTEXTS:
+            self._apply_to_context(recorded, cast(ContextEvent, event))
+        else:
+            self._apply_to_thread(recorded, event)
+
+    def _apply_to_thread(self, recorded: Recorded, event: Stored | Unknown) -> None:
         match event:
             case RunStarted():
                 self._run_started(recorded, event)
@@ -214,17 +240,12 @@ class State:
             case TitleChanged():
                 self.title = event.title
             case RunEnded():
-                if run is not None:
-                    self.last, self.run = (run, event), None
+                if self.run is not None:
+                    self.last, self.run = (self.run, event), None
             case Unknown():
                 self.foreign.append(recorded.seq)
-            case Warned():
-                pass
             case _:
-                if isinstance(event, ContextEvent):
-                    self._apply_to_context(recorded, event)
-                elif run is not None:
-                    self._apply_to_run(run, recorded.seq, event)
+                assert isinstance(event, Warned), event
 
     def _apply_to_context(self, recorded: Recorded, event: ContextEvent) -> None:
         match event:
@@ -267,8 +288,8 @@ class State:
         self._set_system()
 
     def _set_system(self) -> None:
-        known = long_term(self.longterm, self._language)
-        self.history.set_system("\n\n".join(filter(None, (self._profile, known))))
+        known = "" if self.longterm is NOTHING_KNOWN else long_term(self.longterm, self._language)
+        self.history.set_system(f"{self._profile}\n\n{known}" if self._profile and known else self._profile or known)
 
     def _message_added(self, seq: int, event: MessageAdded) -> None:
         if event.source == "user" and event.message.role == "user" and self._imported:
@@ -281,15 +302,7 @@ class State:
         self,
         run: RunState,
         seq: int,
-        event: StepStarted
-        | StepEnded
-        | MessageStarted
-        | MessageEnded
-        | ModelFailed
-        | ToolStarted
-        | ToolEnded
-        | CancelRequested
-        | RunClaimed,
+        event: RunEvent,
     ) -> None:
         match event:
             case StepStarted():

@@ -85,7 +85,7 @@ class Asker:
         self.form: Form = choose_form(model.profile, dialect=dialect is not None)
         self._recall = recall
         self._with_recall: ToolSpecs | None = None
-        self._budgets: tuple[RunState, int, Budget] | None = None
+        self._budgets: dict[bool, tuple[RunState, int, Budget]] = {}
 
     async def ask(
         self,
@@ -166,15 +166,17 @@ class Asker:
 
     def budget(self, run: RunState, *, seeing: bool = False) -> Budget:
         """Return what requests of the run may hold; `seeing` for those that go to the model that sees."""
+        known = self._budgets.get(seeing)
+        if known is not None and known[:2] == (run, run.learned):
+            return known[2]
         spec = run.spec.context or context_spec(self.config, self.model.profile, run.spec.max_tokens)
         window = min(spec.window, self.log.state.windows.get(model_key(run), spec.window))
         if seeing:
             window = min(window, spec.image_window or window)
             spec = msgspec.structs.replace(spec, tokenizer="", reserve=min(spec.reserve, window // 4))
-        known = self._budgets
-        if known is None or known[0] is not run or known[1] != window or known[2].spec != spec:
-            known = self._budgets = (run, window, self._bounded(run, spec, window))
-        return known[2]
+        made = self._bounded(run, spec, window)
+        self._budgets[seeing] = (run, run.learned, made)
+        return made
 
     def _bounded(self, run: RunState, spec: ContextSpec, window: int) -> Budget:
         return Budget(spec, window, self.dialect, run.spec.language, self._offered)

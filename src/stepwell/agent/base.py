@@ -16,7 +16,7 @@ from stepwell.agent.arguments import ToolOutput, message_of, settings_with, tool
 from stepwell.agent.asking import TAIL_PART, Asked, Asker
 from stepwell.agent.memory import MemoryLog
 from stepwell.agent.options import AgentOptions, context_spec
-from stepwell.agent.replies import ReplySchema, repair_prompt, reply_schema
+from stepwell.agent.replies import REPLIES, ReplySchema, repair_prompt, reply_schema
 from stepwell.agent.summaries import Summaries
 from stepwell.agent.views import PastCalls, PastSteps, basic_info, working_context
 from stepwell.contexts import WRAPPED, LongTermContext, TaskConclusion, WorkingContext, cut_text
@@ -113,8 +113,7 @@ class BaseAgent(Asker):
         )
         self.profile = profile
         self.step_prompt, self.chat_prompt, self.conclusion_prompt = step_prompt, chat_prompt, conclusion_prompt
-        self.default_replies = reply_schema(default_replies)
-        self.conclusion_arguments = reply_schema("conclusion")
+        self.default_replies, self.conclusion_arguments = reply_schema(default_replies), REPLIES["conclusion"]
         self.summaries = summaries
         self._own_run = 0
 
@@ -423,9 +422,9 @@ class BaseAgent(Asker):
         await self._setup_summary_tasks()
 
     async def _setup_summary_tasks(self) -> None:
-        run = self.log.state.run
-        if self.summaries is not None and run is not None:
-            await self.summaries.start(self.log, self.budget(run))
+        state = self.log.state
+        if self.summaries is not None and state.run is not None and self.summaries.concerns(state):
+            await self.summaries.start(self.log, self.budget(state.run))
 
     async def _begin(self) -> RunState:
         """Open a run in a log that has none, that of an agent used by itself, and return the open one."""

@@ -28,6 +28,8 @@ IMAGE_LINE = 48
 """Tokens of the line that stands for an image where the model does not see."""
 HUGE = 4_000_000
 """Characters of a message above which it counts as its bytes: no window holds them, and counting would take seconds."""
+EACH = 64
+"""Tokens that a message has beside its texts at most."""
 FAULTLESS = 0.9
 """Part of the refused request's bound that is believed to fit where the endpoint names no window."""
 
@@ -102,6 +104,7 @@ class Budget:
         offered: Callable[[bool], ToolSpecs] | None = None,
     ) -> None:
         self._offered, self._language = offered, language
+        self._measured: tuple[ToolSpecs | None, int] = (None, 0)
         facts = (spec.image_tokens, spec.images, spec.thinking_back)
         self._cheap, self.meter = meter("", *facts), meter(spec.tokenizer, *facts)
         self._dialect, self.spec, self.window = dialect, spec, window
@@ -114,6 +117,13 @@ class Budget:
 
     def surely_fits(self, request: ModelRequest, history: History) -> bool:
         """Tell whether a request is inside the window by its bytes, which cost nothing to count."""
+        if self._dialect is None and not request.messages.images and not request.tail and not history.excess:
+            # Far inside: no character has more than four bytes, and half of the room is left for what a template adds.
+            if request.tools is not self._measured[0]:
+                self._measured = (request.tools, self._fixed(request, history, self._cheap))
+            most = 4 * request.messages.characters + EACH * len(request.messages) + self._measured[1]
+            if 2 * (most + _format(request)) <= self.room:
+                return True
         return self._bound(request, history, self._cheap) <= self.room
 
     def fits(self, request: ModelRequest, history: History) -> bool:

@@ -83,6 +83,12 @@ class Summaries:
         """Return the task that makes a summary now, or None."""
         return self._tasks.get(kind)
 
+    @staticmethod
+    def concerns(state: State) -> bool:
+        """Tell whether there is anything that could be summarised, which costs nothing to know."""
+        known = state.longterm
+        return bool(state.history.gone or state.history.summarizing or known.user_message or known.past_tasks)
+
     async def start(self, log: Log, budget: Budget) -> None:
         """Start the summaries that are due; one of a kind at a time."""
         kinds = budget.spec.summarize
@@ -95,7 +101,8 @@ class Summaries:
 
     async def settle(self) -> None:
         """Wait for the summaries under way."""
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        if self._tasks:
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def close(self) -> None:
         """Give up the summaries under way; what the log says of them is the caller's business."""

@@ -119,7 +119,8 @@ class ThreadLog:
             StoreError: The log lost its store or its place; see `rebase`.
         """
         state, now, first = self.state, self._clock(), self.state.seq + 1
-        self._blobs.update(blobs)
+        if blobs:
+            self._blobs.update(blobs)
         if self.error is not None:
             # What has happened is kept for `rebase` even though this appender has lost its place.
             run = state.run.seq if state.run else 0

@@ -72,6 +72,8 @@ class ModelSettings(_Section):
     """Context window in tokens; empty: the family's."""
     images: bool | None = None
     """Whether it sees images; empty: the family's."""
+    json_mode: bool | None = None
+    """Whether the endpoint keeps a reply to a JSON schema (`response_format`); empty: the family's."""
     connect_timeout: float = Field(default=10.0, gt=0)
     """Seconds to wait for a connection."""
     stall_timeout: float = Field(default=120.0, gt=0)

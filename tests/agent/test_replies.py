@@ -279,18 +279,22 @@ def test_pydantic_is_not_imported() -> None:
 
 
 @pytest.mark.parametrize(
-    ("native", "dialect", "json_mode", "form"),
+    ("native", "dialect", "json_mode", "form", "alone"),
     [
-        (True, False, False, "tool"),
-        (True, False, True, "tool"),
-        (True, True, True, "text"),
-        (False, False, True, "json"),
-        (False, False, False, "text"),
-        (False, True, False, "text"),
+        (True, False, False, "tool", "tool"),
+        (True, False, True, "tool", "json"),
+        (True, True, True, "text", "json"),
+        (False, False, True, "json", "json"),
+        (False, False, False, "text", "text"),
+        (False, True, False, "text", "text"),
     ],
 )
-def test_the_form_follows_from_what_the_model_can(native: bool, dialect: bool, json_mode: bool, form: Form) -> None:
-    assert choose_form(ModelProfile(native_tools=native), dialect=dialect, json_mode=json_mode) == form
+def test_the_form_follows_from_what_the_model_can(
+    native: bool, dialect: bool, json_mode: bool, form: Form, alone: Form
+) -> None:
+    profile = ModelProfile(native_tools=native, json_mode=json_mode)
+    assert choose_form(profile, dialect=dialect) == form
+    assert choose_form(profile, dialect=dialect, tools=False) == alone
 
 
 @pytest.mark.parametrize(

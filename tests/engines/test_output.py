@@ -26,6 +26,7 @@ from stepwell.events import (
 from stepwell.messages import Message
 from stepwell.models.base import Failure, Model, ModelProfile
 from stepwell.models.offline import OfflineModel
+from stepwell.models.openai import OpenAIModel
 from stepwell.models.scripted import Gate, ScriptedModel, Step, call, reply
 from stepwell.runs.channel import Cursor
 from stepwell.runs.replay import replay
@@ -36,6 +37,7 @@ from stepwell.store.sqlite import SqliteStore
 from stepwell.tools.base import Toolbox
 from stepwell.tools.mark import tool
 from stepwell.wiring.engine import EngineMaker
+from tests.support.endpoint import Endpoint, Reply, Request, text
 from tests.support.runs import WAIT, Rig, answer_of, bounded, end_of, events_of, is_, until
 
 
@@ -270,8 +272,8 @@ def test_a_process_killed_after_a_bad_answer_was_stored_repairs_it(tmp_path: Pat
         ref = await made.start(output=FORM)
         await until(made.service, ref.thread, is_(MessageEnded))
         await made.service.stop(0.0)
-        for text, cause in (("No.", "invalid_output"),):
-            made = Asking(SqliteStore(tmp_path / "s.db"), [text])
+        for said, cause in (("No.", "invalid_output"),):
+            made = Asking(SqliteStore(tmp_path / "s.db"), [said])
             assert await made.service.resume() == 1
             log = await made.ended(ref)
             assert end_of(log).cause == cause
@@ -308,3 +310,24 @@ def test_a_model_without_tool_calls_is_asked_in_words() -> None:
     assert end_of(log) == ANSWERED
     assert not asked[0].tools
     assert '"total"' in asked[0].messages[-1].content
+
+
+def test_an_endpoint_with_a_json_mode_is_asked_by_its_schema() -> None:
+    seen: list[dict[str, Any]] = []
+
+    def take(request: Request) -> Reply:
+        seen.append(request.body)
+        return text(GOOD)
+
+    async def main() -> None:
+        async with Endpoint(take) as endpoint:
+            model = OpenAIModel(endpoint.base_url, "m", profile=ModelProfile(json_mode=True))
+            made = Asking(MemoryStore(), model)
+            log = await made.ended(await made.start("sum", output=FORM))
+            await model.close()
+            assert (answer_of(log), end_of(log)) == (GOOD, ANSWERED)
+
+    bounded(main)
+    (body,) = seen
+    assert "tools" not in body
+    assert body["response_format"]["json_schema"]["schema"]["required"] == ["total"]

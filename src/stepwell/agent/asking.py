@@ -82,7 +82,6 @@ class Asker:
     ) -> None:
         self.model, self.tools, self.log, self.config, self.dialect = model, tools, log, config, dialect
         self.settings, self.model_name, self.image_model = settings or Settings(), model_name, image_model
-        self.form: Form = choose_form(model.profile, dialect=dialect is not None)
         self._recall = recall
         self._with_recall: ToolSpecs | None = None
         self._budgets: dict[bool, tuple[RunState, int, Budget]] = {}
@@ -119,11 +118,12 @@ class Asker:
         make = self._maker(tail, schema, tools, settings or self.settings)
         request = await self._fitted(run, make)
         model, seeing, sent = self._sent(run, request)
-        names, form = None if tools is None else tuple(each.name for each in tools), schema.name if schema else ""
-        started = StepStarted(run.steps + 1, sent.digest(), request.tail, form, names, seeing, aside, repairs)
+        names, wanted = None if tools is None else tuple(each.name for each in tools), schema.name if schema else ""
+        started = StepStarted(run.steps + 1, sent.digest(), request.tail, wanted, names, seeing, aside, repairs)
         await log.record(*((StepEnded(),) if run.step else ()), started, MessageStarted())
         received = await receive(log, model, sent, self.dialect.parser(request.tools) if self.dialect else None)
-        asked = self._read(received.message(), schema, failed=received.stop == "error")
+        form = self.form(self.tools if tools is None else tools)
+        asked = self._read(received.message(), schema, form, failed=received.stop == "error")
         await log.record(*received.ended(asked.message))
         return asked
 
@@ -190,7 +190,7 @@ class Asker:
                 return ModelRequest(history.transcript, offered, settings, self.model_name, tail)
             language = self.log.state.run.spec.language if self.log.state.run else "en"
             joined, asking, words = with_reply(
-                offered, settings, schema, self.form, forced=not offered, language=language
+                offered, settings, schema, self.form(offered), forced=not offered, language=language
             )
             last = (*tail, Message("user", words)) if words else tail
             return ModelRequest(history.transcript, joined, asking, self.model_name, last)
@@ -243,13 +243,17 @@ class Asker:
         seen = any(message.images for message in request.all)
         return (self.image_model, spec.image_model) if seen else (self.model, "")
 
-    def _read(self, message: Message, schema: ReplySchema | None, *, failed: bool) -> Asked:
+    def form(self, tools: ToolSpecs) -> Form:
+        """Return how a reply is asked for where these tools are offered besides."""
+        return choose_form(self.model.profile, dialect=self.dialect is not None, tools=bool(tools))
+
+    def _read(self, message: Message, schema: ReplySchema | None, form: Form, *, failed: bool) -> Asked:
         """Take the reply's form out of a message: what stays is text, and the calls of tools."""
         if failed or schema is None:
             return Asked(message)
         if not self.model.profile.replies:
             return _plain(message, schema)
-        text, calls = split(message, schema, self.form)
+        text, calls = split(message, schema, form)
         found = validate(schema, text)
         if isinstance(found, Value):
             plain = msgspec.json.encode(found.fields).decode()

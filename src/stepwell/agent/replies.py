@@ -224,17 +224,19 @@ def output_of(given: object) -> Output:
     return Output(_named(name, _type_schema(name, given)), partial(_convert, given))
 
 
-def choose_form(profile: ModelProfile, *, dialect: bool, json_mode: bool = False) -> Form:
+def choose_form(profile: ModelProfile, *, dialect: bool, tools: bool = True) -> Form:
     """Return how to ask a model for a reply.
 
     Args:
         profile: Facts about the model.
         dialect: Whether tools are put to it in words, which then hold for the reply too.
-        json_mode: Whether its endpoint keeps a reply to a JSON schema.
+        tools: Whether it is offered tools besides.
     """
+    if profile.json_mode and not tools:
+        return "json"
     if dialect:
         return "text"
-    return "tool" if profile.native_tools else "json" if json_mode else "text"
+    return "tool" if profile.native_tools else "json" if profile.json_mode else "text"
 
 
 def with_reply(

@@ -340,7 +340,9 @@ class _Reading:
         settings: Settings = agent.settings
         if schema is not None:  # in the form `text` its words are the last message of the tail already
             language = self._run.spec.language
-            tools, settings, _ = with_reply(tools, settings, schema, agent.form, forced=not tools, language=language)
+            tools, settings, _ = with_reply(
+                tools, settings, schema, agent.form(tools), forced=not tools, language=language
+            )
         return ModelRequest(self._history.transcript, tools, settings, agent.model_name, self._started.tail)
 
     def _add(self, name: PartName, tokens: int, count: int = 0) -> None:

@@ -93,6 +93,7 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True):
         usage_in_stream: Whether the endpoint sends usage when asked with `stream_options`.
         thinking_back: Whether a reply that calls tools must be sent back with the thinking that led to them.
         temperature: Whether it takes a temperature.
+        json_mode: Whether its endpoint keeps a reply to a JSON schema (`response_format`).
         replies: Whether it can be asked for a reply of a given form.
         max_output: The longest reply it can give, in tokens; 0 when unknown.
         tokenizer: Its tokenizer, where text can be counted exactly; empty when unknown.
@@ -109,6 +110,7 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True):
     usage_in_stream: bool = True
     thinking_back: bool = False
     temperature: bool = True
+    json_mode: bool = False
     replies: bool = True
     max_output: int = 0
     tokenizer: Tokenizer = ""

@@ -72,7 +72,7 @@ def model_profile(name: str, settings: ModelSettings) -> ModelProfile:
         return OfflineModel.profile
     from stepwell.models.profiles import profile_for
 
-    facts = {"window": settings.window, "images": settings.images}
+    facts = {"window": settings.window, "images": settings.images, "json_mode": settings.json_mode}
     return profile_for(settings.model or name, **{key: value for key, value in facts.items() if value is not None})
 
 

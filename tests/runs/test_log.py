@@ -236,6 +236,10 @@ async def conflict(store: Store, log: ThreadLog, theirs: list[Stored], *ours: St
 @pytest.mark.parametrize(
     ("before", "theirs", "ours", "kept"),
     [
+        # A claim stands when something small came first, and falls when another claim did.
+        ([], [TitleChanged("x")], [RunClaimed(1)], [RunClaimed(1)]),
+        ([], [RunClaimed(1)], [RunClaimed(1)], []),
+        ([], [TitleChanged("x")], [RunClaimed(1), *STEP, CALLS], [RunClaimed(1), *STEP, CALLS]),
         # Facts stay, intents are decided again.
         ([*STEP], [TitleChanged("x")], [CALLS, ToolStarted("a", "t")], [CALLS]),
         ([*STEP, CALLS], [TitleChanged("x")], [ToolStarted("a", "t", "write")], []),

@@ -360,6 +360,8 @@ def _facts(unsaved: list[Recorded]) -> list[Recorded]:
                 keep = _covered(started) in summaries
             case StepStarted() | StepEnded() | MessageStarted() | ModelFailed():
                 keep = bool(replies) and index < replies[-1]
+            case RunClaimed():
+                keep = True  # whoever goes on without it would not be known to have taken the run
             case event:
                 keep = isinstance(event, FACTS)
         if keep:
@@ -395,6 +397,8 @@ def _fits(recorded: Recorded, state: State, claimed: bool) -> bool:
 
 def _fits_run(event: Stored | Unknown, run: RunState, claimed: bool) -> bool:
     match event:
+        case RunClaimed():
+            return not claimed and event.epoch == run.epoch + 1
         case CancelRequested():
             return run.cancel is None
         case ToolStarted() | ToolEnded():

@@ -44,8 +44,14 @@ class EngineMaker:
         image_model: Model | None = None,
         summaries: Callable[[], Summaries] | None = None,
     ) -> None:
+        # Once for all runs: an import costs a look-up each time.
+        from stepwell.agent.base import BaseAgent
+        from stepwell.agent.replies import ReplySchema
+        from stepwell.engines.chat import ChatEngine
         from stepwell.models.base import Settings
         from stepwell.tools.builtin.recall import recall_tool
+
+        self._agent_type, self._engine_type, self._form_type = BaseAgent, ChatEngine, ReplySchema
 
         self._spec, self._model, self._image_model = spec, model, image_model
         self._complete, self._summaries = complete, summaries
@@ -57,16 +63,11 @@ class EngineMaker:
 
     def __call__(self, run: RunSpec) -> Engine:
         """Return the engine of one run."""
-        from stepwell.agent.replies import ReplySchema
-        from stepwell.engines.chat import ChatEngine
-
-        output = ReplySchema(**run.output) if run.output else None
-        return ChatEngine(self._agent, self._toolbox, self._complete, output)
+        output = self._form_type(**run.output) if run.output else None
+        return self._engine_type(self._agent, self._toolbox, self._complete, output)
 
     def _agent(self, log: Log) -> BaseAgent:
-        from stepwell.agent.base import BaseAgent
-
-        return BaseAgent(
+        return self._agent_type(
             None,
             self._spec.system,
             "",

@@ -7,7 +7,6 @@ for the next digest, up to a bound; all of it is in the log for ever. It decides
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from copy import copy
 from functools import reduce
@@ -98,7 +97,7 @@ class History:
 
     def __init__(self) -> None:
         self.transcript = Transcript()
-        self.past: deque[Entry] = deque(maxlen=PAST_ENTRIES)
+        self.past: tuple[Entry, ...] = ()
         self.gone = self.first = self.upto = self.excess = self.compactions = 0
         self.marks: list[Mark] = []
         self.first_mark: Mark | None = None
@@ -124,9 +123,13 @@ class History:
 
     def set_system(self, text: str) -> None:
         """Replace the system message."""
-        if text != self._system:
-            self._system, self.first_mark = text, None
+        if text == self._system:
+            return
+        self._system, self.first_mark = text, None
+        if len(self.transcript) or self._system_cut:
             self._rewrite(self._entries())
+        else:
+            self.transcript.append(Message("system", text))
 
     def append(self, message: Message, seq: int) -> None:
         """Add a message at the end."""
@@ -202,7 +205,7 @@ class History:
 
     def clear(self) -> None:
         """Forget all but the system message."""
-        self.past.clear()
+        self.past = ()
         self.segments.clear()
         self.gone = self.first = self.upto = 0
         self.summaries = {kind: kept for kind, kept in self.summaries.items() if kind == "rolling"}
@@ -268,14 +271,16 @@ class History:
         return self._anchor[1] if self._anchor is not None and self._anchor[0] == seq else message
 
     def _leave(self, left: list[tuple[Message, int]], anchor: tuple[Message, int] | None) -> None:
+        gone: list[Entry] = []
         for message, seq in left:
             if not seq or (anchor is not None and seq == anchor[1]):
                 continue
-            self.past.append(self.entry(message, seq))
+            gone.append(self.entry(message, seq))
             self._statuses.pop(seq, None)
             self.gone += 1
             self.first = min(self.first or seq, seq)
             self.upto = max(self.upto, seq)
+        self.past = (*self.past, *gone)[-PAST_ENTRIES:]
 
     def _entries(self) -> list[tuple[Message, int]]:
         """Return the messages behind the system message."""
@@ -296,7 +301,7 @@ class History:
     def copy(self) -> History:
         """Return a copy that can be compacted for trial."""
         copied = copy(self)
-        copied.past, copied.segments = self.past.copy(), self.segments.copy()
+        copied.segments = self.segments.copy()
         copied._statuses = self._statuses.copy()
         return copied
 

@@ -76,7 +76,7 @@ class Summaries:
     def __init__(self, model: Model, model_name: str = "") -> None:
         self._model, self._model_name = model, model_name
         self._tasks: dict[SummaryKind, asyncio.Task[None]] = {}
-        self._gave_up: set[SummaryKind] = set()
+        self._gave_up: frozenset[SummaryKind] = frozenset()
         """Kinds that are not tried again: the same would be asked, or nothing fits the model's window."""
 
     def task(self, kind: SummaryKind) -> asyncio.Task[None] | None:
@@ -106,9 +106,10 @@ class Summaries:
 
     async def close(self) -> None:
         """Give up the summaries under way; what the log says of them is the caller's business."""
-        for task in self._tasks.values():
-            task.cancel()
-        await self.settle()
+        if self._tasks:
+            for task in self._tasks.values():
+                task.cancel()
+            await self.settle()
 
     async def _end_left_open(self, log: Log, kind: SummaryKind) -> None:
         """End a summary whose maker is gone: it is made again, by us and once more."""
@@ -122,7 +123,7 @@ class Summaries:
         if question is None:
             return
         if not question.text:
-            self._gave_up.add(kind)
+            self._gave_up = self._gave_up.union((kind,))
             return
         await log.record(question.started)
         task = self._tasks[kind] = asyncio.create_task(self._make(log, question))
@@ -142,7 +143,7 @@ class Summaries:
         if history.summarizing.get(started.kind) != started:
             return  # the run ended, or another process took it over
         if ended.status == "failed" and started.kind == _ROLLING:
-            self._gave_up.add(started.kind)
+            self._gave_up = self._gave_up.union((started.kind,))
         if history.stale(started):
             ended = msgspec.structs.replace(ended, status="stale", text="", self_examination="", critical=())
         # The log keeps the fact when somebody else came first, and the run meets a store that fails by itself.

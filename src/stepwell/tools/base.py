@@ -280,10 +280,11 @@ class Toolbox:
         ConfigError: Two have the same name, or one cannot be a tool.
     """
 
-    __slots__ = ("_tools", "names", "specs")
+    __slots__ = ("_included", "_tools", "names", "specs")
 
     def __init__(self, tools: Sequence[Tool | Callable[..., Any]] = ()) -> None:
         self._tools: dict[str, Tool] = {}
+        self._included: tuple[Tool, Toolbox] | None = None
         for each in map(as_tool, tools):
             if each.spec.name in self._tools:
                 raise ConfigError(f"Two tools are named `{each.spec.name}`; rename one of them.")
@@ -292,14 +293,16 @@ class Toolbox:
         self.specs = ToolSpecs(each.spec for each in self._tools.values())
 
     def including(self, tool: Tool) -> Toolbox:
-        """Return a box that can run one more tool, of which the model need not be told.
+        """Return a box that can run one more tool, of which the model need not be told; the same for the same tool.
 
         Raises:
             ConfigError: There is another tool of its name.
         """
-        box = Toolbox([*self._tools.values(), tool])
-        box.names, box.specs = self.names, self.specs
-        return box
+        if self._included is None or self._included[0] is not tool:
+            box = Toolbox([*self._tools.values(), tool])
+            box.names, box.specs = self.names, self.specs
+            self._included = (tool, box)
+        return self._included[1]
 
     @property
     def tools(self) -> tuple[Tool, ...]:

@@ -60,6 +60,7 @@ class ConfigCatalog:
         self._profiles: dict[str, ModelProfile] = {}
         self._versions: dict[tuple[str, str, str], dict[str, str]] = {}
         self._boxes: dict[tuple[str, ...], Toolbox] = {}
+        self._contexts: dict[tuple[str, int | None], ContextSpec] = {}
         self._checked: set[tuple[ContextSpec, tuple[str, ...]]] = set()
         self._check()
 
@@ -171,9 +172,15 @@ class ConfigCatalog:
         return summarizer(self._model(name)) if name else summarizer(model, spec.model_name)
 
     def _context(self, name: str, max_tokens: int | None) -> ContextSpec:
-        other = self._options.multimodal.image.model
-        seeing = self._profile(other, self._settings(other)) if other else None
-        return context_of(self._options, self._profile(name, self._settings(name)), max_tokens, seeing)
+        found = self._contexts.get((name, max_tokens))
+        if found is None:
+            other = self._options.multimodal.image.model
+            seeing = self._profile(other, self._settings(other)) if other else None
+            found = context_of(self._options, self._profile(name, self._settings(name)), max_tokens, seeing)
+            if len(self._contexts) >= BOXES:
+                self._contexts.clear()
+            self._contexts[name, max_tokens] = found
+        return found
 
     async def close(self) -> None:
         """Let go of connections."""

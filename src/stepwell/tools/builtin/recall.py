@@ -10,6 +10,7 @@ import asyncio
 import codecs
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 import msgspec
@@ -81,8 +82,9 @@ class _Text(NamedTuple):
         return "".join(parts)
 
 
+@cache
 def recall_tool() -> Tool:
-    """Build the tool; what it reads comes with each call's context."""
+    """Return the tool, built once; what it reads comes with each call's context."""
     return as_tool(recall)
 
 

@@ -46,10 +46,11 @@ def native_router(service: RunService, catalog: Catalog, max_pixels: int) -> API
         max_pixels: Of an image that comes with a message.
     """
     router = APIRouter(prefix="/api", route_class=JsonRoute, strict_content_type=False)
-    _thread_routes(router, service)
-    _event_routes(router, service)
-    _context_routes(router, service)
+    # A request is compared with one route after the other, twice, so what is asked for most stands first.
     _run_routes(router, service, catalog, max_pixels)
+    _event_routes(router, service)
+    _thread_routes(router, service)
+    _context_routes(router, service)
     _catalog_routes(router, catalog)
     return router
 

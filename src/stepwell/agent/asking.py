@@ -13,8 +13,8 @@ import msgspec
 
 from stepwell.agent.budget import Budget
 from stepwell.agent.options import AgentOptions, context_spec
+from stepwell.agent.receiving import receive
 from stepwell.agent.replies import Fault, Form, ReplySchema, Value, choose_form, split, validate, with_reply
-from stepwell.agent.reply import receive
 from stepwell.errors import ContextFull
 from stepwell.events import LongTermUpdated, MessageStarted, StepEnded, StepStarted, Warned, WindowLearned
 from stepwell.history import History

@@ -15,6 +15,7 @@ import pytest
 from pydantic import BaseModel, SecretStr
 from typer.main import get_command
 
+from stepwell.agent.ladder import RUNGS
 from stepwell.cli.app import _app
 from stepwell.config import Config, ModelSettings, load
 from stepwell.events import EndReason, Stored, ToolStatus, Transient
@@ -239,3 +240,13 @@ def test_the_page_of_the_architecture_has_every_part_of_the_package_and_no_other
     parts = {f"{path.name}/" if path.is_dir() else path.name for path in source.iterdir()}
     told = re.findall(r"^  (\w+(?:/|\.py)) ", text_of("docs/architecture.md"), re.M)
     assert set(told) == parts - {"__init__.py", "__pycache__/", "py.typed"}
+
+
+def test_the_page_of_the_context_has_the_rungs_of_the_ladder() -> None:
+    def told(part: float) -> str:
+        return f"{part * 100:.0f} %" if part else "none"
+
+    rows = re.findall(r"^\| (\d) \| (.+) \|$", text_of("docs/context.md"), re.MULTILINE)
+    for (number, cells), (at, rung) in zip(rows, enumerate(RUNGS), strict=True):
+        system = "" if rung.system == 1 else f"; the system message is cut to {told(rung.system)} of the request"
+        assert (number, cells) == (str(at), " | ".join(map(told, rung[:5])) + system)

@@ -393,19 +393,7 @@ _REPLACED = ("experience", "skills_description", "ideas", "current_goal", "avail
 
 
 def _updated(old: LongTermContext, event: LongTermUpdated) -> LongTermContext:
-    changes: dict[str, object] = {
-        name: value
-        for name in (
-            "experience",
-            "skills_description",
-            "ideas",
-            "current_goal",
-            "available_tools",
-            "resource",
-            "rolled",
-        )
-        if (value := getattr(event, name)) is not None
-    }
+    changes = {name: value for name in _REPLACED if (value := getattr(event, name)) is not None}
     messages, tasks = old.user_message[event.rolled_messages :], old.past_tasks[event.rolled_tasks :]
     if event.user_message is not None:
         messages += (event.user_message,)

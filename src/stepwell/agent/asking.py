@@ -141,7 +141,7 @@ class Asker:
         failure, faults = run.failure, self.log.state.history.faults
         if failure is not None and failure.kind == "overflow":
             await self.log.record(WindowLearned(self._learned(run, failure.detail), model_key(run)))
-        if faults and run.steps == 0:
+        if faults and run.steps == 0 and self.log.state.last is None:
             await self.log.record(Warned("history_repaired", "; ".join(faults[:20])))
 
     def may_learn(self) -> bool:

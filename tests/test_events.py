@@ -25,7 +25,8 @@ from stepwell.events import (
     encode,
 )
 from stepwell.messages import Message
-from tests.support.runs import audit
+from stepwell.specs import RunSpec
+from tests.support.audit import audit
 
 LOGS = sorted((Path(__file__).parent / "logs").glob("v*/*.jsonl"))
 
@@ -143,4 +144,4 @@ def test_a_row_holds_no_more_than_was_said() -> None:
     assert encode(MessageAdded(Message("user", "hi"))) == (
         b'{"type":"message_added","message":{"role":"user","content":"hi"}}'
     )
-    assert encode(RunStarted(events.RunSpec())) == b'{"type":"run_started","spec":{}}'
+    assert encode(RunStarted(RunSpec())) == b'{"type":"run_started","spec":{}}'

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
 
+from stepwell.agent_state import AgentState, RunEvent
 from stepwell.events import (
+    Answered,
+    Asked,
     CancelRequested,
+    Forked,
     MessageAdded,
     MessageEnded,
     MessageStarted,
@@ -17,6 +22,7 @@ from stepwell.events import (
     RunClaimed,
     RunEnded,
     RunStarted,
+    RunWaiting,
     StepEnded,
     StepStarted,
     Stored,
@@ -27,8 +33,8 @@ from stepwell.events import (
     decode,
 )
 from stepwell.messages import Message, StopReason, ToolCall, Usage
-from stepwell.specs import RunSpec
-from stepwell.state import State
+from stepwell.specs import Limits, RunSpec
+from stepwell.state import NEVER, State
 
 LOGS = sorted((Path(__file__).parent / "logs").glob("v*/*.jsonl"))
 STEP = (StepStarted(1, "…"), MessageStarted())
@@ -73,7 +79,7 @@ def test_a_second_or_foreign_result_changes_nothing() -> None:
     state = fold(*events, *late)
     assert told(state) == told(fold(*events))
     assert state.run is not None
-    assert state.run.tool_calls == 1
+    assert state.run.spent.tool_calls == 1
     assert state.run.calls["a"].effect == "pure"
 
 
@@ -132,7 +138,7 @@ def test_steps_tokens_and_calls_are_counted() -> None:
         replied("x", stop="error", usage=Usage(1, 1)),
     )
     assert state.run is not None
-    assert (state.run.steps, state.run.tool_calls, state.run.usage) == (2, 2, Usage(11, 6, 2))
+    assert (state.run.steps, state.run.spent.tool_calls, state.run.spent.usage) == (2, 2, Usage(11, 6, 2))
     assert (state.run.step, state.run.message) == (9, 0)
 
 
@@ -193,7 +199,14 @@ def test_events_of_newer_versions_are_counted_and_nothing_else() -> None:
 def test_going_on_from_any_place_of_a_log_comes_to_the_same(log: Path) -> None:
     lines = [msgspec.json.decode(line) for line in log.read_bytes().splitlines()]
     events = [
-        Recorded(line["seq"], line["time"], line["run"], decode(msgspec.json.encode(line["event"]))) for line in lines
+        Recorded(
+            line["seq"],
+            line["time"],
+            line["run"],
+            decode(msgspec.json.encode(line["event"])),
+            line.get("path", ""),
+        )
+        for line in lines
     ]
     whole = State(events)
     for place in range(len(events)):
@@ -205,4 +218,66 @@ def test_going_on_from_any_place_of_a_log_comes_to_the_same(log: Path) -> None:
         assert state.last is not None
         assert whole.last is not None
         assert state.last[1] == whole.last[1]
-        assert state.last[0].usage == whole.last[0].usage
+        assert state.last[0].spent.usage == whole.last[0].spent.usage
+
+
+# waiting, forks and accounts
+
+
+def test_a_waiting_run_has_work_at_the_first_time_that_concerns_it() -> None:
+    asked, run = Asked("question", until=5000), RunStarted(RunSpec(limits=Limits(seconds=3)))
+    assert fold(run).wake == 0
+    assert fold(run, asked, RunWaiting(5000)).wake == 1001 + 3000
+    assert fold(run, asked, RunWaiting(4000)).wake == 4000
+    assert fold(RunStarted(RunSpec()), asked, RunWaiting()).wake == NEVER
+    assert fold(run, asked, RunWaiting(5000), Answered(2, "answer")).wake == 0
+    assert fold(run, asked, RunWaiting(5000), RunEnded("answer")).wake == NEVER
+
+
+def test_questions_of_a_run_that_ended_are_gone_unless_it_ended_for_want_of_an_answer() -> None:
+    asked, end = Asked("question"), RunEnded("answer")
+    assert not fold(*started(), asked, end).questions
+    left = fold(*started(), asked, RunEnded("answer", "question"))
+    assert list(left.questions) == [3]
+    later = fold(*started(), asked, RunEnded("answer", "question"), *started(), asked, end)
+    assert list(later.questions) == [3], "what an earlier run left open is none of its business"
+
+
+def test_a_fork_counts_for_itself_what_it_spends_and_has_its_time_again() -> None:
+    spec = RunSpec(key="k")
+    before = (RunStarted(spec), *STEP, replied("a", usage=Usage(7, 1)), StepEnded())
+    paid = fold(*before, RunEnded("answer"))
+    assert (paid.account("k").steps, paid.account("k").usage) == (1, Usage(7, 1))
+    assert paid.account("k").milliseconds == 5
+    assert paid.account("other").steps == 0
+    state = fold(*before, Forked("t", 5))
+    assert state.run is not None
+    assert (state.run.started, state.run.spent.steps) == (1006, 1)
+    assert (state.account("k").steps, state.account("k").usage) == (0, Usage())
+    after = (*STEP, replied("b", usage=Usage(1, 1)), StepEnded())
+    went_on = fold(*before, Forked("t", 5), *after, RunEnded("answer"))
+    assert (went_on.account("k").steps, went_on.account("k").usage) == (1, Usage(1, 1))
+    assert went_on.spent.steps == 2
+    # With another key from the fork on.
+    other = fold(*before, Forked("t", 5, 0, RunSpec(key="l")), *after, RunEnded("answer"))
+    assert [other.account(key).steps for key in "kl"] == [0, 1]
+    assert not fold(*before, RunEnded("answer"), Forked("t", 6)).spent_by_key
+
+
+def test_every_event_of_a_run_is_taken_in() -> None:
+    assert set(AgentState.IN_RUNS) == set(get_args(RunEvent))
+
+
+def test_calls_without_a_result_are_counted_as_they_are_listed() -> None:
+    both = replied("", "a", "b")
+    assert _open(*started(), *STEP, both) == (2, ["a", "b"])
+    assert _open(*started(), *STEP, both, ToolEnded("b", "x")) == (1, ["a"])
+    assert _open(*started(), *STEP, both, ToolEnded("b", "x"), ToolEnded("b", "y"), ToolEnded("c", "z")) == (1, ["a"])
+    assert _open(*started(), *STEP, both, ToolEnded("b", "x"), ToolEnded("a", "y")) == (0, [])
+    assert _open(*started(), *STEP, both, *STEP, replied("done")) == (0, [])
+
+
+def _open(*events: Stored) -> tuple[int, list[str]]:
+    run = fold(*events).run
+    assert run is not None
+    return run.open, [each.call.id for each in run.unanswered()]

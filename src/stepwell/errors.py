@@ -6,14 +6,18 @@
     ├── InputError          a client's request is wrong; names the field
     │   ├── NotFound        no such thing, or it is another owner's
     │   ├── Busy            the thread has an open run
+    │   ├── Decided         a question was decided already, or is about something that changed
+    │   ├── Expired         a question's time is over
     │   └── KeyReused       an idempotency key came with another body
     ├── StoreError          the store could not do its work
     │   ├── Conflict        someone else appended first
     │   └── StoreFull       no room on the disk
     ├── ToolError           a tool says why it could not do its work; the model is told
+    ├── LimitReached        a model call is not made, for it could cost more than is left
     ├── ContextFull         a request cannot be brought under the window
     ├── ReplyMisfit         a model's reply does not fit its form, even after a repair
     ├── RunFailed           a run of the library ended without an answer
+    ├── RunWaits            a run of the library waits for people, and nobody was named who answers
     ├── ScriptError         a scripted model was used otherwise than its script says
     └── ReplayDiffers       a replay came to another decision or request
 
@@ -60,6 +64,14 @@ class Busy(InputError):
     """The thread has an open run."""
 
 
+class Decided(InputError):
+    """The question was decided already."""
+
+
+class Expired(InputError):
+    """The question's time is over."""
+
+
 class KeyReused(InputError):
     """The idempotency key was used with another body; send a new key."""
 
@@ -93,12 +105,39 @@ class RunFailed(StepwellError):
         self.cause = cause
 
 
+class RunWaits(StepwellError):
+    """The run waits for people.
+
+    Args:
+        message: What it waits for.
+        thread: The thread's id.
+        run: The run's number.
+    """
+
+    def __init__(self, message: str = "", thread: str = "", run: int = 0) -> None:
+        super().__init__(message)
+        self.thread, self.run = thread, run
+
+
 class ScriptError(StepwellError):
     """A scripted model was used otherwise than its script says."""
 
 
 class ReplayDiffers(StepwellError):
     """The replay differs from the log."""
+
+
+class LimitReached(StepwellError):
+    """The call could cost more than is left.
+
+    Args:
+        message: What is left, what the call could cost, and whose limit it is, in words.
+        name: Which limit, such as `money`.
+    """
+
+    def __init__(self, message: str = "", name: str = "money") -> None:
+        super().__init__(message)
+        self.name = name
 
 
 class ContextFull(StepwellError):

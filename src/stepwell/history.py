@@ -382,7 +382,12 @@ def _joined(text: str, line: str) -> str:
 
 
 def cut_arguments(call: ToolCall, head: int, handle: str) -> str:
-    """Return the arguments of a call as a valid JSON object whose long texts are cut to `head` characters."""
+    """Return the arguments of a call as a valid JSON object whose long texts are cut to `head` characters.
+
+    Short ones come back as they are.
+    """
+    if len(call.arguments) <= head + 60:
+        return call.arguments
     try:
         arguments: Any = msgspec.json.decode(call.arguments)
     except (msgspec.DecodeError, RecursionError):

@@ -5,6 +5,7 @@ Records only; where they come from is the business of settings and wiring.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import msgspec
@@ -12,20 +13,86 @@ import msgspec
 SummaryKind = Literal["tool_calls", "working_context", "rolling"]
 
 
+EngineName = Literal["chat", "react", "plan", "interaction"]
+
+NANO = 1_000_000_000
+"""Parts of a unit of money in which amounts are counted."""
+
+
 class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one run may use at most; None means no limit.
+    """What one run, thread or key may use at most; None means no limit.
 
     Args:
         steps: Model calls.
         tool_calls: Tool calls.
         tokens: Tokens of all requests and replies together.
-        seconds: Wall-clock seconds since the run started.
+        seconds: Wall-clock seconds: of a run since it started, else of all runs together.
+        money: In the unit in which the prices of the models are given.
     """
 
     steps: int | None = None
     tool_calls: int | None = None
     tokens: int | None = None
     seconds: float | None = None
+    money: float | None = None
+
+
+class Prices(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a model costs.
+
+    Args:
+        input: Money for a million tokens of requests.
+        output: Money for a million tokens of replies.
+    """
+
+    input: float
+    output: float
+
+    def cost(self, input: int, output: int) -> int:
+        """Return what so many tokens cost, in billionths (`NANO`) of the unit, rounded up."""
+        return math.ceil(round((input * self.input + output * self.output) * (NANO // 1_000_000), 6))
+
+
+class Rule(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One row of the table that says which calls run at once; the first that fits decides.
+
+    Args:
+        decision: `allow` runs the call, `deny` refuses it, `ask` asks a person.
+        tool: Name of the tool, with `*` and `?` as in names of files.
+        effect: The tool's effect; empty for any.
+        place: `workspace` for tools that reach no further than the workspace, `outside` for all others; empty for any.
+        untrusted: Whether untrusted text stands in the context; None for either.
+        arguments: What arguments must look like: a pattern as for `tool`, by the name of a top-level argument.
+    """
+
+    decision: Literal["allow", "ask", "deny"]
+    tool: str = "*"
+    effect: Literal["", "pure", "idempotent", "write"] = ""
+    place: Literal["", "workspace", "outside"] = ""
+    untrusted: bool | None = None
+    arguments: dict[str, str] = {}
+
+
+class TaskOptions(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """How tasks and plans are carried out (XAgent's names and figures).
+
+    Args:
+        max_chain_length: Steps of a task; in the last one its submission is forced.
+        initial_plan: Whether a plan is made before work begins; without it the whole is one task.
+        max_plan_tree_depth: How deep the tree may grow; the root has depth 1.
+        max_plan_tree_width: Tasks that one task may have below it.
+        max_plan_refine_chain_length: Successful edits, and also refused ones, of one rectification.
+        max_parallel_tasks: Siblings that are done side by side where none needs the other.
+        fast_path: Whether a question that needs no plan is answered without one.
+    """
+
+    max_chain_length: int = 7
+    initial_plan: bool = True
+    max_plan_tree_depth: int = 3
+    max_plan_tree_width: int = 5
+    max_plan_refine_chain_length: int = 3
+    max_parallel_tasks: int = 1
+    fast_path: bool = True
 
 
 class ContextSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -79,6 +146,16 @@ class RunSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         context: How requests are kept inside the window; None for a run of a version that did not.
         output: Name, description and JSON schema of the final answer; None for plain text.
         face: The protocol through which it was asked for.
+        people: Whether somebody can answer questions; where nobody can, to ask is to deny.
+        engine: The policy that decides its steps.
+        tasks: How tasks and plans are carried out; None for engines without.
+        approvals: The table of calls that run at once; without a fitting row a call runs.
+        question_seconds: Seconds until an approval expires unanswered; None for never.
+        repetitions: The same call with the same result so often in a row stops and asks; 0 for never.
+        prices: What its model costs; None where that is unknown.
+        max_output: Longest reply of its model in tokens; 0 where that is unknown.
+        thread_limits: What all runs of the thread may use together; None for no limit.
+        key: Whose account its spending is on: the id of an API key; empty for none.
         versions: Short hashes of the prompts and constants in force, by name; replay compares them.
     """
 
@@ -96,4 +173,14 @@ class RunSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     context: ContextSpec | None = None
     output: dict[str, Any] | None = None
     face: str = "native"
+    people: bool = True
+    engine: EngineName = "chat"
+    tasks: TaskOptions | None = None
+    approvals: tuple[Rule, ...] = ()
+    question_seconds: float | None = None
+    repetitions: int = 0
+    prices: Prices | None = None
+    max_output: int = 0
+    thread_limits: Limits | None = None
+    key: str = ""
     versions: dict[str, str] = {}

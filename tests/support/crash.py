@@ -20,12 +20,12 @@ import apsw
 import msgspec
 
 from stepwell.events import Recorded
+from stepwell.log import NO_BLOBS
 from stepwell.messages import Message
 from stepwell.models.base import ModelRequest
 from stepwell.models.scripted import Answer, ScriptedModel, call, reply
 from stepwell.specs import ContextSpec, RunSpec
-from stepwell.state import NO_BLOBS
-from stepwell.store.base import KeyUse, ThreadInfo
+from stepwell.store.base import NO_SPENDING, KeyUse, Spending, ThreadInfo
 from stepwell.store.sqlite import SqliteStore
 from stepwell.tools.base import Tool, ToolContext, as_tool
 from stepwell.tools.mark import tool
@@ -173,10 +173,14 @@ class Fatal(SqliteStore):
         new: ThreadInfo | None = None,
         key: KeyUse | None = None,
         blobs: Mapping[str, bytes] = NO_BLOBS,
+        wake: int | None = None,
+        spent: Mapping[str, Spending] = NO_SPENDING,
     ) -> asyncio.Future[None]:
         parts = [events] if new is not None else [[event] for event in events]
         futures = [
-            super(Fatal, self).append(thread, part, expect=expect + place, new=new, key=key, blobs=blobs)
+            super(Fatal, self).append(
+                thread, part, expect=expect + place, new=new, key=key, blobs=blobs, wake=wake, spent=spent
+            )
             for place, part in enumerate(parts)
         ]
         for place, future in enumerate(futures):
@@ -212,7 +216,8 @@ def rig(folder: Path, case: Case, at: int) -> Rig:
 async def first(folder: Path, case: Case) -> None:
     """Start the run and carry it out as far as the case allows."""
     made = rig(folder, case, case.at)
-    spec = RunSpec(tools=made.toolbox.names, context=SMALL if case.kind == "long" else None)
+    # Nobody is asked what became of a call that was cut: the model is told that nobody knows.
+    spec = RunSpec(tools=made.toolbox.names, context=SMALL if case.kind == "long" else None, people=False)
     ref = await made.service.start(OWNER, Message("user", "go"), spec)
     await until(made.service, ref.thread, lambda item: item.ends_run)
     await made.service.stop(5.0)

@@ -17,34 +17,19 @@ from stepwell.engines.chat import ChatEngine
 from stepwell.errors import StoreFull
 from stepwell.events import (
     CallDelta,
-    ContextCompacted,
-    HistoryCleared,
-    LongTermUpdated,
     MessageAdded,
     MessageEnded,
-    MessageStarted,
-    ModelFailed,
     Recorded,
-    RunClaimed,
     RunEnded,
     RunStarted,
-    StepEnded,
-    StepStarted,
     Stored,
-    SummaryEnded,
-    SummaryStarted,
     TextDelta,
     ThinkingDelta,
-    TitleChanged,
-    ToolEnded,
     ToolProgress,
-    ToolStarted,
     Transient,
     Unknown,
-    WorkingUpdated,
-    decode,
-    encode,
 )
+from stepwell.log import Log
 from stepwell.messages import Message
 from stepwell.models.base import Model
 from stepwell.models.dialects.base import Dialect
@@ -52,11 +37,11 @@ from stepwell.models.scripted import Brain, ModelCall, ScriptedModel, Step
 from stepwell.runs.channel import Cursor, Item, Piece
 from stepwell.runs.service import RunRef, RunService
 from stepwell.specs import RunSpec
-from stepwell.state import Log, State
 from stepwell.store.base import Store
 from stepwell.store.memory import MemoryStore
 from stepwell.store.sqlite import SqliteStore
 from stepwell.tools.base import Tool, Toolbox
+from tests.support.audit import audit
 
 OWNER = "ann"
 WAIT = 20.0
@@ -255,130 +240,6 @@ def cursors(everything: list[Atom]) -> Iterator[Cursor]:
     for atom in everything:
         seq, offset = (int(str(atom[1])), 0) if atom[0] == "stored" else (seq, offset + 1)
         yield Cursor(seq, offset)
-
-
-# the audit
-
-
-def audit(events: Sequence[Recorded]) -> State:
-    """Check what must hold of every log, at every moment, and return its fold."""
-    state, check = State(), _Audit()
-    for place, recorded in enumerate(events):
-        assert recorded.seq == place + 1, f"number {recorded.seq} stands at place {place + 1}"
-        assert decode(encode(recorded.event)) == recorded.event
-        check.take(recorded)
-        state.apply(recorded)
-        assert (state.run.seq if state.run else 0) == check.run
-    assert state.seq == len(events)
-    assert not state.foreign
-    check_history(list(state.transcript), state.run is not None)
-    return state
-
-
-class _Audit:
-    """The brackets of a log, checked as it goes."""
-
-    def __init__(self) -> None:
-        self.run = self.step = self.steps = self.message = self.epoch = 0
-        self.failing, self.aside = "", False
-        self.open: dict[str, bool] = {}
-        """Calls without a result: whether they have started."""
-        self.ids: set[str] = set()
-        self.summaries: dict[str, SummaryStarted] = {}
-
-    def take(self, recorded: Recorded) -> None:
-        event = recorded.event
-        if isinstance(event, RunStarted):
-            assert not self.run, f"{recorded}: a run is open"
-            self.run, self.epoch, self.steps = recorded.seq, 0, 0
-        assert recorded.run == self.run, f"{recorded} belongs to run {recorded.run} inside run {self.run}"
-        if not isinstance(event, RunStarted | MessageAdded | TitleChanged | LongTermUpdated | HistoryCleared):
-            assert self.run, f"{recorded} stands outside of runs"
-        match event:
-            case StepStarted() | StepEnded():
-                self._step(recorded, event)
-            case MessageStarted() | MessageEnded() | ModelFailed():
-                self._message(recorded, event)
-            case ToolStarted() | ToolEnded():
-                self._call(recorded, event)
-            case RunEnded():
-                left = (self.step, self.message, self.open, self.summaries)
-                assert left == (0, 0, {}, {}), f"{recorded} leaves {left} open"
-                self.run = 0
-            case RunClaimed():
-                assert event.epoch == self.epoch + 1
-                self.epoch += 1
-            case SummaryStarted() | SummaryEnded():
-                self._summary(recorded, event)
-            case ContextCompacted() | WorkingUpdated() | HistoryCleared():
-                assert not self.message, f"{recorded} inside a message"
-            case _:
-                assert not isinstance(event, Unknown), f"{recorded} is not known"
-
-    def _summary(self, recorded: Recorded, event: SummaryStarted | SummaryEnded) -> None:
-        if isinstance(event, SummaryStarted):
-            assert event.kind not in self.summaries, f"{recorded}: one of its kind is open"
-            self.summaries[event.kind] = event
-            return
-        opened = self.summaries.pop(event.kind)
-        assert (opened.first, opened.last) == (event.first, event.last), f"{recorded} ends {opened}"
-
-    def _step(self, recorded: Recorded, event: StepStarted | StepEnded) -> None:
-        assert not self.message, f"{recorded} inside a message"
-        assert not self.open, f"{recorded} before {self.open} ended"
-        if isinstance(event, StepEnded):
-            assert self.step, f"{recorded} ends no step"
-            self.step = 0
-            return
-        assert not self.step, f"{recorded} inside a step"
-        assert event.step == self.steps + 1
-        self.step, self.steps, self.aside = recorded.seq, event.step, event.aside
-
-    def _message(self, recorded: Recorded, event: MessageStarted | MessageEnded | ModelFailed) -> None:
-        if isinstance(event, MessageStarted):
-            assert self.step, f"{recorded} stands outside of steps"
-            assert not self.message, f"{recorded} inside a message"
-            self.message, self.failing = recorded.seq, ""
-            return
-        assert self.message, f"{recorded} belongs to no message"
-        if isinstance(event, ModelFailed):
-            self.failing = event.kind
-            return
-        assert event.stop != "error" or self.failing, f"{recorded} failed without a cause"
-        self.message = 0
-        if self.failing == "interrupted" and event.stop == "error":
-            self.steps -= 1
-        for call in () if self.aside else event.message.calls:  # what is asked for aside is nobody's to run
-            assert call.id not in self.ids, f"{recorded}: the id {call.id} is used twice"
-            self.ids.add(call.id)
-            self.open[call.id] = False
-
-    def _call(self, recorded: Recorded, event: ToolStarted | ToolEnded) -> None:
-        assert event.call in self.open, f"{recorded} has no open call"
-        if isinstance(event, ToolStarted):
-            assert not self.open[event.call], f"{recorded} started before"
-            self.open[event.call] = True
-            return
-        refused = event.status in ("invalid", "unknown_tool", "cancelled")
-        assert self.open.pop(event.call) or refused, f"{recorded} was never started"
-
-
-def check_history(messages: list[Message], running: bool) -> None:
-    """Check that a strict endpoint takes the messages: results after their calls, in order, none missing or empty."""
-    waiting: list[str] = []
-    for place, message in enumerate(messages):
-        assert message.role != "system" or place == 0
-        if waiting:
-            assert (message.role, message.call) == ("tool", waiting[0])
-            waiting.pop(0)
-            continue
-        assert message.role != "tool", f"a result of no call: {message}"
-        if message.role == "assistant":
-            assert message.content or message.calls, "an empty message"
-            waiting = [call.id for call in message.calls]
-        message.content.encode()
-        assert "\0" not in message.content
-    assert running or not waiting, f"no results for {waiting}"
 
 
 class HeldStore(MemoryStore):

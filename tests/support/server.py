@@ -88,8 +88,12 @@ class Stream:
         async with asyncio.timeout(WAIT):
             reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 24)
             stream = cls(reader, writer)
-            writer.write(head + body)
-            raw = await reader.readuntil(b"\r\n\r\n")
+            try:
+                writer.write(head + body)
+                raw = await reader.readuntil(b"\r\n\r\n")
+            except BaseException:
+                stream.cut()
+                raise
         status, *lines = raw.decode("latin-1").rstrip().split("\r\n")
         stream.status = int(status.split()[1])
         stream.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -165,44 +169,27 @@ def _frame(raw: str) -> Frame:
     return Frame(**{name: "\n".join(values) for name, values in fields.items()})
 
 
-class Server:
-    """A server at work, and clients of it.
+class Client:
+    """Clients of a server at an address.
 
     Args:
-        config: Its settings.
-        app: The application.
-        service: What it serves.
-        port: Where it listens.
-        key: An API key of `OWNER`; empty where `auth` is off.
-        local_key: The key of its address file.
-        listening: What listens.
+        port: Where it listens on loopback.
+        key: An API key; empty where `auth` is off.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        app: FastAPI,
-        service: RunService,
-        port: int,
-        key: str,
-        local_key: str,
-        listening: Listening,
-    ) -> None:
-        self.config, self.app, self.service, self.port = config, app, service, port
-        self.key, self.local_key = key, local_key
-        self.url = f"http://127.0.0.1:{port}"
-        self.listening = listening
-        self.logged: list[logging.LogRecord] = []
+    def __init__(self, port: int, key: str = "") -> None:
+        self.key = key
+        self.listens(port)
         self.session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WAIT))
         self._streams: list[Stream] = []
+
+    def listens(self, port: int) -> None:
+        """Turn to another port."""
+        self.port, self.url = port, f"http://127.0.0.1:{port}"
 
     def headers(self, **headers: str) -> dict[str, str]:
         """Return headers with the owner's key, if one is needed."""
         return {**({"authorization": f"Bearer {self.key}"} if self.key else {}), **headers}
-
-    async def key_for(self, owner: str) -> dict[str, str]:
-        """Return headers with a new key of an owner."""
-        return {"authorization": f"Bearer {await issue(self.service.store, owner)}"}
 
     async def call(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **options: Any
@@ -274,6 +261,40 @@ class Server:
         for stream in self._streams:
             stream.cut()
         await self.session.close()
+
+
+class Server(Client):
+    """A server at work, and clients of it.
+
+    Args:
+        config: Its settings.
+        app: The application.
+        service: What it serves.
+        port: Where it listens.
+        key: An API key of `OWNER`; empty where `auth` is off.
+        local_key: The key of its address file.
+        listening: What listens.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        app: FastAPI,
+        service: RunService,
+        port: int,
+        key: str,
+        local_key: str,
+        listening: Listening,
+    ) -> None:
+        super().__init__(port, key)
+        self.config, self.app, self.service = config, app, service
+        self.local_key = local_key
+        self.listening = listening
+        self.logged: list[logging.LogRecord] = []
+
+    async def key_for(self, owner: str) -> dict[str, str]:
+        """Return headers with a new key of an owner."""
+        return {"authorization": f"Bearer {await issue(self.service.store, owner)}"}
 
 
 class _Collector(logging.Handler):

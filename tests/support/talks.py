@@ -34,7 +34,7 @@ from stepwell.models.openai import OpenAIModel
 from stepwell.specs import ContextSpec, RunSpec
 from stepwell.state import State
 from stepwell.tokens import Counter
-from tests.support.runs import check_history
+from tests.support.audit import check_history
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # of how the library reads its own files

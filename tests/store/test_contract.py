@@ -9,15 +9,28 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import apsw
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stepwell.contexts import handle_of_blob
 from stepwell.errors import Conflict, StoreError
-from stepwell.events import MessageAdded, Recorded, RunEnded, RunStarted, TitleChanged
+from stepwell.events import (
+    Answered,
+    Asked,
+    Forked,
+    MessageAdded,
+    Recorded,
+    RunEnded,
+    RunStarted,
+    TitleChanged,
+    ToolEnded,
+)
 from stepwell.messages import Message
-from stepwell.specs import RunSpec
-from stepwell.store.base import BLOB_LIMIT, ApiKey, KeyUse, Store, ThreadInfo
+from stepwell.specs import Limits, RunSpec
+from stepwell.state import NEVER
+from stepwell.store.base import BLOB_LIMIT, ApiKey, KeyUse, Spending, Store, ThreadInfo
 from stepwell.store.memory import MemoryStore
 from stepwell.store.sqlite import SqliteStore
 
@@ -48,7 +61,7 @@ def said(seq: int, text: str = "hello", run: int = 0) -> Recorded:
 
 
 def row(id: str, owner: str = "ann", **more: object) -> ThreadInfo:
-    return ThreadInfo(id, owner, "a title", 1000, **more)  # type: ignore[arg-type]
+    return msgspec.structs.replace(ThreadInfo(id, owner, "a title", 1000), **more)
 
 
 def test_events_come_back_as_they_were_appended(run: Callable[[Body], None]) -> None:
@@ -120,9 +133,9 @@ def test_rows_follow_the_events(run: Callable[[Body], None]) -> None:
         await store.append("t", events, expect=0, new=row("t"))
         info = await store.thread("t")
         assert info == ThreadInfo("t", "ann", "new", 1000, 2, 1)
-        assert await store.open_runs() == [info]
+        assert await store.due(0) == [info]
         await store.append("t", [Recorded(3, 3, 1, RunEnded("answer"))], expect=2)
-        assert await store.open_runs() == []
+        assert await store.due(0) == []
         assert await store.thread("nowhere") is None
 
     run(body)
@@ -170,7 +183,7 @@ def test_threads_whose_time_is_over_are_found_unless_a_run_is_open(run: Callable
 
 def test_api_keys_are_kept_and_revoked_once(run: Callable[[Body], None]) -> None:
     async def body(store: Store) -> None:
-        key = ApiKey("k1", "ann", "f" * 64, 5)
+        key = ApiKey("k1", "ann", "f" * 64, 5, limits=Limits(steps=3, money=0.5))
         await store.add_api_key(key)
         assert await store.api_keys() == [key]
         assert await store.revoke_api_key("k1", 9)
@@ -359,29 +372,6 @@ def test_a_file_without_big_results_has_no_place_for_them(tmp_path: Path) -> Non
     asyncio.run(main())
 
 
-def test_a_file_of_version_1_is_taken_over_and_works(tmp_path: Path) -> None:
-    async def main() -> None:
-        path = tmp_path / "stepwell.db"
-        async with opened("sqlite", tmp_path) as store:
-            await store.append("t", [said(1)], expect=0, new=row("t"))
-        db = apsw.Connection(str(path))
-        db.execute("UPDATE meta SET value = '1'")  # that version differed in nothing else until the first blob
-        db.close()
-        for seq in (2, 3):
-            async with opened("sqlite", tmp_path) as store:
-                await store.append("t", [said(seq)], expect=seq - 1, blobs=kept(b"x" * seq))
-                assert await store.blob("t", name(b"xx")) == b"xx"
-                assert len(await store.read("t")) == seq
-        db = apsw.Connection(str(path))
-        assert db.execute("SELECT value FROM meta").get == "2"
-        db.execute("UPDATE meta SET value = '3'")
-        db.close()
-        with pytest.raises(StoreError, match="schema 3"):
-            SqliteStore(path)
-
-    asyncio.run(main())
-
-
 def test_the_loop_goes_on_while_sqlite_writes_and_reads_a_big_result(tmp_path: Path) -> None:
     async def main() -> None:
         data = b"0123456789abcdef" * 1_000_000
@@ -459,3 +449,180 @@ def test_sqlite_answers_after_close_with_a_clear_error(tmp_path: Path) -> None:
             await store.read("t")
 
     asyncio.run(main())
+
+
+# what waits, what is asked, what is spent
+
+
+def started(seq: int = 1) -> Recorded:
+    return Recorded(seq, 1000 + seq, seq, RunStarted(RunSpec()))
+
+
+def asked(seq: int, until: int = 0, run: int = 1) -> Recorded:
+    return Recorded(seq, 1000 + seq, run, Asked("question", text="Which?", until=until))
+
+
+def answered(seq: int, question: int, run: int = 1) -> Recorded:
+    return Recorded(seq, 1000 + seq, run, Answered(question, "answer", "this"))
+
+
+def ended(seq: int, cause: str = "", run: int = 1) -> Recorded:
+    return Recorded(seq, 1000 + seq, run, RunEnded("answer", cause))
+
+
+def ids(infos: list[ThreadInfo]) -> list[str]:
+    return [info.id for info in infos]
+
+
+def test_a_waiting_run_is_due_only_when_its_time_has_come(run: Callable[[Body], None]) -> None:
+    async def body(store: Store) -> None:
+        for id, wake in (("now", None), ("later", 5000), ("never", NEVER)):
+            await store.append(id, [started()], expect=0, new=row(id), wake=wake)
+        assert ids(await store.due(4999)) == ["now"]
+        assert ids(await store.due(5000)) == ["now", "later"]
+        assert ids(await store.overdue(4999)) == []
+        assert ids(await store.overdue(5000)) == ["later"]
+        assert [await store.next_wake(now) for now in (0, 4999, 5000)] == [5000, 5000, NEVER]
+        await store.append("never", [said(2)], expect=1, wake=0)
+        assert ids(await store.due(0)) == ["now", "never"]
+        await store.append("later", [ended(2)], expect=1)
+        assert [await store.next_wake(0), ids(await store.overdue(9999))] == [NEVER, []]
+
+    run(body)
+
+
+def test_a_thread_whose_messages_wait_is_due_without_a_run(run: Callable[[Body], None]) -> None:
+    async def body(store: Store) -> None:
+        await store.append("t", [started()], expect=0, new=row("t"))
+        await store.append("t", [ended(2)], expect=1, wake=0)
+        assert [(info.id, info.run) for info in await store.due(0)] == [("t", 0)]
+        await store.append("t", [said(3)], expect=2, wake=NEVER)
+        assert await store.due(9999) == []
+        await store.append("t", [started(4)], expect=3)
+        assert [(info.id, info.run) for info in await store.due(0)] == [("t", 4)]
+
+    run(body)
+
+
+def test_open_questions_are_found_until_they_are_decided_or_their_run_is_over(run: Callable[[Body], None]) -> None:
+    async def body(store: Store) -> None:
+        for at, (id, owner) in enumerate([("b", "ann"), ("a", "ann"), ("x", "bob")]):
+            question = Recorded(2, 9000 - at, 1, Asked("question", until=7000 + at))
+            await store.append(id, [started(), question], expect=0, new=row(id, owner))
+        assert await store.asking("ann", 9) == ["a", "b"]
+        assert await store.asking("ann", 1) == ["a"]
+        assert [await store.asking(owner, 9) for owner in ("bob", "eve")] == [["x"], []]
+        # Of a run that goes on as well: it is never due by that, but overdue.
+        assert await store.next_wake(0) == 7000
+        assert ids(await store.overdue(7001)) == ["b", "a"]
+        await store.append("b", [answered(3, 2)], expect=2)
+        await store.append("a", [ended(3)], expect=2)
+        await store.append("x", [ended(3, "question")], expect=2)
+        assert [await store.asking(owner, 9) for owner in ("ann", "bob")] == [[], ["x"]]
+        assert ids(await store.overdue(9999)) == ["x"]
+        await store.append("x", [started(4), asked(5, run=4), ended(6, run=4)], expect=3)
+        assert await store.asking("bob", 9) == ["x"]
+        await store.append("x", [answered(7, 2, run=0)], expect=6)
+        assert await store.asking("bob", 9) == []
+        await store.append("x", [started(8), asked(9, 5, run=8)], expect=7)
+        await store.delete("x")
+        assert [await store.asking("bob", 9), await store.overdue(9), await store.next_wake(0)] == [[], [], NEVER]
+
+    run(body)
+
+
+def test_an_account_holds_what_all_threads_put_on_it_those_that_are_gone_too(run: Callable[[Body], None]) -> None:
+    async def body(store: Store) -> None:
+        assert await store.spent("k") == Spending()
+        await store.append("a", [said(1)], expect=0, new=row("a"), spent={"k": Spending(5, 4, 3, 2, 1)})
+        await store.append("b", [said(1)], expect=0, new=row("b"), spent={"k": Spending(1), "other": Spending(7)})
+        await store.append("a", [said(2)], expect=1, spent={"k": Spending(10, 9, 8, 7, 6)})
+        with pytest.raises(Conflict):
+            await store.append("a", [said(2)], expect=1, spent={"k": Spending(1000)})
+        assert [await store.spent(key) for key in ("k", "other")] == [Spending(11, 9, 8, 7, 6), Spending(7)]
+        await store.delete("b")
+        await store.delete("a")
+        await store.append("c", [said(1)], expect=0, new=row("c"), spent={"k": Spending(100)})
+        assert [await store.spent(key) for key in ("k", "other")] == [Spending(111, 9, 8, 7, 6), Spending(7)]
+        await store.delete("c")
+        assert await store.spent("k") == Spending(111, 9, 8, 7, 6)
+
+    run(body)
+
+
+# forks
+
+
+def ran(seq: int, data: bytes, *, handle: bool = False) -> Recorded:
+    hash = name(data)
+    event = ToolEnded("c", f"see {handle_of_blob(hash)}") if handle else ToolEnded("c", "part", blob=hash, size=9)
+    return Recorded(seq, 1000 + seq, 1, event)
+
+
+def test_a_fork_has_the_first_events_and_then_its_own(run: Callable[[Body], None]) -> None:
+    async def body(store: Store) -> None:
+        events = [started(), said(2, "一", 1), said(3, "b", 1), ended(4)]
+        await store.append("t", events, expect=0, new=row("t"))
+        own = [said(3, "c", 1), Recorded(4, 5, 1, Forked("t", 3, 3))]
+        new = row("f", title="fork", run=1, parent="t", forked=3)
+        await store.fork("t", 2, new, own)
+        assert await store.read("f") == [*events[:2], *own]
+        assert await store.thread("f") == msgspec.structs.replace(new, seq=4)
+        assert ids(await store.due(0)) == ["f"]
+        await store.append("f", [ended(5)], expect=4)
+        assert await store.read("t") == events
+        assert await store.due(0) == []
+        await store.delete("t")
+        assert await store.read("f", limit=4) == [*events[:2], *own]
+        assert [info.parent for info in await store.threads("ann")] == ["t"]
+
+    run(body)
+
+
+def test_a_fork_shares_what_its_events_refer_to_and_nothing_else(run: Callable[[Body], None]) -> None:
+    async def body(store: Store) -> None:
+        early, named, late = b"early" * 9, b"named" * 9, b"late" * 9
+        events = [ran(1, early), ran(2, named, handle=True), ran(3, late)]
+        await store.append("t", events, expect=0, new=row("t"), blobs=kept(early, named, late))
+        await store.fork("t", 2, row("f", parent="t", forked=2), [said(3)])
+        await store.fork("t", 0, row("g", parent="t", forked=1), [said(1)])
+        assert [await store.blob("f", name(data)) for data in (early, named, late)] == [early, named, None]
+        assert await store.blob("g", name(early)) is None
+        await store.delete("t")
+        assert await store.blob("f", name(early)[:12]) == early
+        await store.delete("f")
+        assert await store.blob("f", name(early)) is None
+
+    run(body)
+
+
+def test_a_fork_uses_an_idempotency_key_once_and_takes_it_along_when_it_goes(run: Callable[[Body], None]) -> None:
+    async def body(store: Store) -> None:
+        await store.append("t", [said(1)], expect=0, new=row("t"))
+        use = KeyUse("ann", "/fork", "k", "body", "f", 0)
+        await store.fork("t", 1, row("f"), [], key=use)
+        assert await store.key_use("ann", "/fork", "k") == use
+        with pytest.raises(Conflict):
+            await store.fork("t", 1, row("g"), [], key=KeyUse("ann", "/fork", "k", "body", "g", 0))
+        assert await store.thread("g") is None
+        await store.delete("f")
+        assert await store.key_use("ann", "/fork", "k") is None
+        await store.fork("t", 1, row("h"), [], key=KeyUse("ann", "/fork", "k", "body", "h", 0))
+
+    run(body)
+
+
+def test_a_fork_of_what_is_not_there_makes_nothing(run: Callable[[Body], None]) -> None:
+    async def body(store: Store) -> None:
+        await store.append("t", [said(1)], expect=0, new=row("t"))
+        for thread, upto, id in (("nowhere", 1, "f"), ("t", 2, "f"), ("t", 1, "t")):
+            with pytest.raises(Conflict):
+                await store.fork(thread, upto, row(id), [])
+        assert ids(await store.threads("ann")) == ["t"]
+        # It sees what was appended before it, though nobody waited for that.
+        first = store.append("t", [said(2)], expect=1)
+        await store.fork("t", 2, row("f"), [])
+        assert first.done()
+        assert await store.read("f") == await store.read("t")
+
+    run(body)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 import msgspec
 
 from stepwell.events import Recorded
-from stepwell.state import NO_BLOBS
+from stepwell.log import NO_BLOBS
+from stepwell.running import Spent
+from stepwell.specs import Limits
 
 BLOB_LIMIT = 256_000_000
 """Bytes of the largest blob; SQLite takes 10^9 for a whole row."""
@@ -38,6 +41,8 @@ class ThreadInfo(msgspec.Struct, frozen=True, gc=False):
         seq: Number of its newest event.
         run: Number of the open run's `RunStarted`, or 0.
         expires: When it may be removed, in milliseconds since 1970; 0 never.
+        parent: Id of the thread that it was forked from; empty for none.
+        forked: Number of the event up to which it was copied, or 0.
     """
 
     id: str
@@ -47,6 +52,39 @@ class ThreadInfo(msgspec.Struct, frozen=True, gc=False):
     seq: int = 0
     run: int = 0
     expires: int = 0
+    parent: str = ""
+    forked: int = 0
+
+
+class Spending(msgspec.Struct, frozen=True, gc=False):
+    """What is on the account of a key.
+
+    Args:
+        money: Settled and reserved, in billionths of the unit of money.
+        tokens: Of requests and replies.
+        steps: Model calls.
+        tool_calls: Calls of tools ended.
+        milliseconds: How long ended runs took.
+    """
+
+    money: int = 0
+    tokens: int = 0
+    steps: int = 0
+    tool_calls: int = 0
+    milliseconds: int = 0
+
+    def __add__(self, other: Spending) -> Spending:
+        mine, more = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
+        return Spending(*(one + two for one, two in zip(mine, more, strict=True)))
+
+
+NO_SPENDING: Mapping[str, Spending] = MappingProxyType({})
+
+
+def spending(spent: Spent) -> Spending:
+    """Return what the fold of a log counts as it stands on an account: what is reserved counts as spent."""
+    tokens = spent.usage.input + spent.usage.output
+    return Spending(spent.money + spent.reserved, tokens, spent.steps, spent.tool_calls, spent.milliseconds)
 
 
 class KeyUse(msgspec.Struct, frozen=True):
@@ -58,7 +96,7 @@ class KeyUse(msgspec.Struct, frozen=True):
         key: What the client sent.
         body: SHA-256 of the request's body, 64 hexadecimal digits.
         thread: What the request made.
-        run: Number of the run that it started, or 0.
+        run: Number of the event that it made: the start of a run, a waiting message or what was said to a run; or 0.
     """
 
     owner: str
@@ -78,6 +116,7 @@ class ApiKey(msgspec.Struct, frozen=True):
         hash: SHA-256 of the secret, 64 hexadecimal digits.
         created: Milliseconds since 1970.
         revoked: Milliseconds since 1970; 0 while it is good.
+        limits: What all runs on its account may use together; None for no limit.
     """
 
     id: str
@@ -85,6 +124,7 @@ class ApiKey(msgspec.Struct, frozen=True):
     hash: str
     created: int
     revoked: int = 0
+    limits: Limits | None = None
 
 
 class Store(Protocol):
@@ -105,6 +145,8 @@ class Store(Protocol):
         new: ThreadInfo | None = None,
         key: KeyUse | None = None,
         blobs: Mapping[str, bytes] = NO_BLOBS,
+        wake: int | None = None,
+        spent: Mapping[str, Spending] = NO_SPENDING,
     ) -> asyncio.Future[None]:
         """Append events in one transaction and return at once; the future is done when they are on the disk.
 
@@ -118,10 +160,33 @@ class Store(Protocol):
             key: The idempotency key that these events honour, stored with them.
             blobs: Big results that they refer to, at most `BLOB_LIMIT` bytes each, by their SHA-256 as 64
                 hexadecimal digits in lower case. What is there already is not stored twice.
+            wake: When the thread has work by itself from now on, as in `state.State.wake`, where that is not what the
+                start or end of a run says: at once while one is open, else never.
+            spent: What the thread has spent by now, in all, by the keys whose accounts it is on.
 
         Raises:
             Conflict: (from the future) the newest event is another, the thread is gone, or the key was used.
             StoreFull: (from the future) no room.
+            StoreError: (from the future) anything else.
+        """
+        ...
+
+    def fork(
+        self, thread: str, upto: int, new: ThreadInfo, events: Sequence[Recorded], *, key: KeyUse | None = None
+    ) -> asyncio.Future[None]:
+        """Make a thread that begins with another's events, in one transaction, and return at once.
+
+        The blobs that the copied events refer to are shared; deleting either thread takes nothing from the other.
+
+        Args:
+            thread: Whose events are copied.
+            upto: Number of the last of them.
+            new: The new thread's row; its `run` is the open run's number after all of its events, or 0.
+            events: What follows them, numbered `upto + 1` and on. They open and end no run.
+            key: The idempotency key that this honours, stored with it; it goes with the new thread.
+
+        Raises:
+            Conflict: (from the future) there is no such thread or event, the new thread is there, or the key was used.
             StoreError: (from the future) anything else.
         """
         ...
@@ -153,8 +218,27 @@ class Store(Protocol):
         """Return an owner's threads, newest first, those made before the thread `before`."""
         ...
 
-    async def open_runs(self) -> list[ThreadInfo]:
-        """Return the threads that have an open run."""
+    async def due(self, now: int) -> list[ThreadInfo]:
+        """Return the threads that have work by itself by now (milliseconds since 1970), oldest first."""
+        ...
+
+    async def next_wake(self, now: int) -> int:
+        """Return the first time after now at which a thread has work by itself or the time of an open question is over.
+
+        `state.NEVER` for none.
+        """
+        ...
+
+    async def overdue(self, now: int) -> list[ThreadInfo]:
+        """Return the threads of which the time of an open question, or for which a waiting run waits, is over."""
+        ...
+
+    async def asking(self, owner: str, limit: int) -> list[str]:
+        """Return the ids of an owner's threads that have open questions, the longest asked first."""
+        ...
+
+    async def spent(self, key: str) -> Spending:
+        """Return what all threads, those that are gone too, have put on the account of a key."""
         ...
 
     async def delete(self, thread: str) -> bool:

@@ -7,16 +7,23 @@ import hmac
 import secrets
 import time
 
+from stepwell.specs import Limits
 from stepwell.store.base import ApiKey, Store
 
 PREFIX = "sw"
 
 
-async def issue(store: Store, owner: str) -> str:
-    """Make a key for an owner and return it; it is shown this once and cannot be read again."""
+async def issue(store: Store, owner: str, limits: Limits | None = None) -> str:
+    """Make a key for an owner and return it; it is shown this once and cannot be read again.
+
+    Args:
+        store: Where it is kept.
+        owner: Whom requests with it speak for.
+        limits: What all runs on its account may use together; None for no limit.
+    """
     made = token()
     _, id, secret = made.split("_", 2)
-    await store.add_api_key(ApiKey(id, owner, _hash(secret), time.time_ns() // 1_000_000))
+    await store.add_api_key(ApiKey(id, owner, _hash(secret), time.time_ns() // 1_000_000, limits=limits))
     return made
 
 

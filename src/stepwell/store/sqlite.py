@@ -11,53 +11,31 @@ follow logs and holds no state of a thread in memory.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import apsw
+import msgspec
 
-from stepwell.errors import Conflict, StoreError, StoreFull
-from stepwell.events import Recorded, RunEnded, RunStarted, TitleChanged, decode
-from stepwell.state import NO_BLOBS
-from stepwell.store.base import BLOB_LIMIT, ApiKey, KeyUse, ThreadInfo, is_prefix
+from stepwell.errors import StoreError, StoreFull
+from stepwell.events import Recorded
+from stepwell.log import NO_BLOBS
+from stepwell.store import sqlite_rows as rows
+from stepwell.store.base import BLOB_LIMIT, NO_SPENDING, ApiKey, KeyUse, Spending, ThreadInfo
 
 T = TypeVar("T")
 BATCH = 512
 """Most jobs in one commit."""
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 
 _log = logging.getLogger("stepwell.store")
-
-_INSERT_EVENTS = "INSERT INTO events (id, time, run, path, body) VALUES "
-_COLUMNS = 5
-_THREAD_BITS = ~0xFFFFFFFF
-"""The part of an event's id that names its thread."""
-_HEADS = """
-SELECT t.id, coalesce((SELECT max(e.id) FROM events e WHERE e.id > t.no << 32 AND e.id < (t.no + 1) << 32), t.no << 32)
-FROM json_each(?) wanted JOIN threads t ON t.id = wanted.value
-"""
-_THREAD = """
-SELECT t.id, t.owner, t.title, t.created,
-       coalesce((SELECT max(e.id) & 4294967295 FROM events e
-                 WHERE e.id > t.no << 32 AND e.id < (t.no + 1) << 32), 0),
-       coalesce(r.run, 0), t.expires
-FROM threads t LEFT JOIN running r ON r.no = t.no
-"""
-_UNUSED_BLOBS = """
-DELETE FROM blobs WHERE hash IN (
-    SELECT hash FROM blob_refs mine WHERE mine.thread = ?1
-    AND NOT EXISTS (SELECT 1 FROM blob_refs other WHERE other.hash = mine.hash AND other.thread <> ?1))
-"""
-"""Removes what only one thread refers to."""
 
 
 class _Job:
@@ -93,7 +71,7 @@ class _Call(_Job):
 class _Append(_Job):
     """Events for one thread; see `Store.append`."""
 
-    __slots__ = ("blobs", "events", "expect", "key", "new", "thread")
+    __slots__ = ("blobs", "events", "expect", "key", "new", "spent", "thread", "wake")
 
     def __init__(
         self,
@@ -103,10 +81,12 @@ class _Append(_Job):
         new: ThreadInfo | None,
         key: KeyUse | None,
         blobs: Mapping[str, bytes],
+        wake: int | None,
+        spent: Mapping[str, Spending],
     ) -> None:
         super().__init__()
         self.thread, self.events, self.expect, self.new, self.key = thread, events, expect, new, key
-        self.blobs = blobs
+        self.blobs, self.wake, self.spent = blobs, wake, spent
 
 
 class SqliteStore:
@@ -147,13 +127,21 @@ class SqliteStore:
         new: ThreadInfo | None = None,
         key: KeyUse | None = None,
         blobs: Mapping[str, bytes] = NO_BLOBS,
+        wake: int | None = None,
+        spent: Mapping[str, Spending] = NO_SPENDING,
     ) -> asyncio.Future[None]:
         """Append events; see the port."""
-        job = _Append(thread, events, expect, new, key, blobs)
+        job = _Append(thread, events, expect, new, key, blobs, wake, spent)
         if (largest := max(map(len, blobs.values()), default=0)) > BLOB_LIMIT:
             job.future.set_exception(StoreError(f"a blob has {largest} bytes; the limit is {BLOB_LIMIT}"))
             return job.future
         return self._put(job)
+
+    def fork(
+        self, thread: str, upto: int, new: ThreadInfo, events: Sequence[Recorded], *, key: KeyUse | None = None
+    ) -> asyncio.Future[None]:
+        """Make a thread that begins with another's events; see the port."""
+        return self._submit(lambda db: rows.fork(db, thread, upto, new, events, key))
 
     def _submit(self, work: Callable[[apsw.Connection], Any]) -> asyncio.Future[Any]:
         return self._put(_Call(work))
@@ -187,7 +175,7 @@ class SqliteStore:
                 job.error = None
             for kind, group in groupby(jobs, type):
                 if kind is _Append:
-                    _append(self._writer, [job for job in group if isinstance(job, _Append)])
+                    rows.append(self._writer, [job for job in group if isinstance(job, _Append)])
                 else:
                     _call(self._writer, [job for job in group if isinstance(job, _Call)])
             self._writer.execute("COMMIT")
@@ -224,39 +212,56 @@ class SqliteStore:
 
     async def read(self, thread: str, *, after: int = 0, limit: int | None = None) -> list[Recorded]:
         """Return events; see the port."""
-        return await self._read(lambda db: _events(db, thread, after, -1 if limit is None else limit))
+        return await self._read(lambda db: rows.read_events(db, thread, after, -1 if limit is None else limit))
 
     async def blob(self, thread: str, prefix: str, *, offset: int = 0, length: int | None = None) -> bytes | None:
         """Return a part of a blob; see the port."""
-        return await self._read(lambda db: _blob(db, thread, prefix, offset, length))
+        return await self._read(lambda db: rows.read_blob(db, thread, prefix, offset, length))
 
     async def blob_size(self, thread: str, prefix: str) -> int | None:
         """Return how many bytes a blob has, or None."""
-        return await self._read(lambda db: _blob_size(db, thread, prefix))
+        return await self._read(lambda db: rows.blob_size(db, thread, prefix))
 
     async def thread(self, thread: str) -> ThreadInfo | None:
         """Return the thread's row, or None."""
-        found = await self._read(lambda db: _threads(db, _THREAD + "WHERE t.id = ?", (thread,)))
+        found = await self._read(lambda db: rows.read_threads(db, rows.THREAD + "WHERE t.id = ?", (thread,)))
         return found[0] if found else None
 
     async def threads(self, owner: str, *, before: str = "", limit: int = 50) -> list[ThreadInfo]:
         """Return an owner's threads, newest first."""
         where = """WHERE t.owner = ? AND t.no < coalesce((SELECT no FROM threads WHERE id = ?), 9223372036854775807)
                    ORDER BY t.no DESC LIMIT ?"""
-        return await self._read(lambda db: _threads(db, _THREAD + where, (owner, before, limit)))
+        return await self._read(lambda db: rows.read_threads(db, rows.THREAD + where, (owner, before, limit)))
 
-    async def open_runs(self) -> list[ThreadInfo]:
-        """Return the threads that have an open run."""
-        return await self._read(lambda db: _threads(db, _THREAD + "WHERE r.run IS NOT NULL ORDER BY t.no", ()))
+    async def due(self, now: int) -> list[ThreadInfo]:
+        """Return the threads that have work by now; see the port."""
+        sql = rows.THREAD + "WHERE r.wake <= ? ORDER BY t.no"
+        return await self._read(lambda db: rows.read_threads(db, sql, (now,)))
+
+    async def next_wake(self, now: int) -> int:
+        """Return the first time after now that a thread waits for; see the port."""
+        return await self._read(lambda db: rows.next_wake(db, now))
+
+    async def overdue(self, now: int) -> list[ThreadInfo]:
+        """Return the threads of which a time is over; see the port."""
+        return await self._read(lambda db: rows.overdue(db, now))
+
+    async def asking(self, owner: str, limit: int) -> list[str]:
+        """Return the ids of an owner's threads that have open questions; see the port."""
+        return await self._read(lambda db: rows.asking(db, owner, limit))
+
+    async def spent(self, key: str) -> Spending:
+        """Return what is on the account of a key; see the port."""
+        return await self._read(lambda db: rows.spent(db, key))
 
     async def expired(self, now: int) -> list[str]:
         """Return threads whose time is over."""
-        where = "WHERE t.expires > 0 AND t.expires <= ? AND r.run IS NULL"
-        return [info.id for info in await self._read(lambda db: _threads(db, _THREAD + where, (now,)))]
+        where = "WHERE t.expires > 0 AND t.expires <= ? AND coalesce(r.run, 0) = 0"
+        return [info.id for info in await self._read(lambda db: rows.read_threads(db, rows.THREAD + where, (now,)))]
 
     async def delete(self, thread: str) -> bool:
         """Remove a thread; late appends to it fail because its row is gone."""
-        return await asyncio.shield(self._submit(lambda db: _delete(db, thread)))
+        return await asyncio.shield(self._submit(lambda db: rows.delete(db, thread)))
 
     async def key_use(self, owner: str, route: str, key: str) -> KeyUse | None:
         """Return how an idempotency key was used, or None."""
@@ -266,14 +271,14 @@ class SqliteStore:
 
     async def add_api_key(self, key: ApiKey) -> None:
         """Keep a new API key."""
-        sql = "INSERT INTO api_keys (id, owner, hash, created, revoked) VALUES (?, ?, ?, ?, ?)"
-        values = (key.id, key.owner, key.hash, key.created, key.revoked)
+        sql = "INSERT INTO api_keys (id, owner, hash, created, revoked, limits) VALUES (?, ?, ?, ?, ?, ?)"
+        limits = msgspec.json.encode(key.limits).decode() if key.limits is not None else ""
+        values = (key.id, key.owner, key.hash, key.created, key.revoked, limits)
         await asyncio.shield(self._submit(lambda db: db.execute(sql, values) and None))
 
     async def api_keys(self) -> list[ApiKey]:
         """Return all API keys, oldest first."""
-        sql = "SELECT id, owner, hash, created, revoked FROM api_keys ORDER BY created, id"
-        return [ApiKey(*row) for row in await self._read(lambda db: list(db.execute(sql)))]
+        return await self._read(rows.api_keys)
 
     async def revoke_api_key(self, id: str, now: int) -> bool:
         """Revoke a key."""
@@ -304,21 +309,18 @@ def _prepare(db: apsw.Connection) -> None:
     with db:
         fresh = db.execute("SELECT count(*) FROM sqlite_master").get == 0
         if fresh:
-            db.execute(_sql("schema"))
+            db.execute(rows.read_sql("schema"))
             return
     try:
         version = db.execute("SELECT value FROM meta WHERE name = 'schema'").get
     except apsw.SQLError as error:
         raise StoreError("the file is a database, but not one of Stepwell's") from error
-    if version == "1":
-        # What version 2 has more comes with the first blob; an older program must leave it alone from now on.
-        db.execute("UPDATE meta SET value = ? WHERE name = 'schema' AND value = '1'", (SCHEMA_VERSION,))
+    if version in ("1", "2"):
+        # Version 2 has more than the first only with its first blob; an older program must leave it alone from now on.
+        with db:
+            db.execute(rows.read_sql("upgrade"))
     elif version != SCHEMA_VERSION:
         raise StoreError(f"the database has schema {version}; this version of Stepwell reads schema {SCHEMA_VERSION}")
-
-
-def _sql(name: str) -> str:
-    return files("stepwell.store").joinpath(f"sql/{name}.sql").read_text("utf-8")
 
 
 def _announce(jobs: list[_Job]) -> None:
@@ -344,147 +346,9 @@ def _translate(error: apsw.Error) -> StoreError:
     return StoreError(f"the database failed: {error}")
 
 
-def _number(db: apsw.Connection, thread: str) -> int | None:
-    return db.execute("SELECT no FROM threads WHERE id = ?", (thread,)).get
-
-
 def _call(db: apsw.Connection, jobs: list[_Call]) -> None:
     for job in jobs:
         try:
             job.result = job.work(db)
         except StoreError as error:  # checked before it wrote anything: it fails alone
             job.error = error
-
-
-def _append(db: apsw.Connection, jobs: list[_Append]) -> None:
-    """Append for many threads with few statements: at each one the writer lets other threads run."""
-    ids = json.dumps(list({job.thread for job in jobs}))
-    found = cast("list[tuple[str, int]]", db.execute(_HEADS, (ids,)).fetchall())
-    heads = dict(found)
-    rows: list[Any] = []
-    for job in jobs:
-        try:
-            head = heads[job.thread] = _admit(db, job, heads.get(job.thread))
-        except Conflict as error:  # checked before it wrote anything: it fails alone
-            job.error = error
-            continue
-        base = head & _THREAD_BITS
-        for r in job.events:
-            rows += (base + r.seq, r.time, r.run, r.path or None, r.body.decode())
-        heads[job.thread] = head + len(job.events)
-        if job.blobs:
-            _keep_blobs(db, base >> 32, job.blobs)
-        _derive(db, base >> 32, job.events)
-    _insert_events(db, rows)
-
-
-def _admit(db: apsw.Connection, job: _Append, head: int | None) -> int:
-    """Check an append against the newest number, make its thread and note its key; return the head."""
-    new, key, thread = job.new, job.key, job.thread
-    if (head is None) != (new is not None):
-        raise Conflict(f"thread {thread} is gone" if new is None else f"thread {thread} is already there")
-    number = 0 if head is None else head & ~_THREAD_BITS
-    if number != job.expect:
-        raise Conflict(f"thread {thread} ends with event {number}, not {job.expect}")
-    if key is not None:
-        sql = "INSERT INTO key_uses (owner, route, key, body, thread, run) VALUES (?, ?, ?, ?, ?, ?)"
-        try:
-            db.execute(sql, (key.owner, key.route, key.key, key.body, key.thread, key.run))
-        except apsw.ConstraintError as error:
-            raise Conflict(f"the idempotency key {key.key!r} was used") from error
-    if new is not None:
-        sql = "INSERT INTO threads (id, owner, title, created, expires) VALUES (?, ?, ?, ?, ?) RETURNING no"
-        head = int(db.execute(sql, (new.id, new.owner, new.title, new.created, new.expires)).get) << 32
-    assert head is not None
-    return head
-
-
-def _insert_events(db: apsw.Connection, values: list[Any]) -> None:
-    """Insert rows with one statement for 64, 32, … 1 of them, so that few texts of statements are kept."""
-    start, size = 0, 64
-    while start < len(values):
-        while size * _COLUMNS > len(values) - start:
-            size //= 2
-        end = start + size * _COLUMNS
-        db.execute(_INSERT_EVENTS + ", ".join(["(?, ?, ?, ?, ?)"] * size), values[start:end])
-        start = end
-
-
-def _derive(db: apsw.Connection, no: int, events: Sequence[Recorded]) -> None:
-    """Keep the derived columns in step with the events, in their transaction."""
-    for recorded in events:
-        match recorded.event:
-            case RunStarted():
-                db.execute("INSERT OR REPLACE INTO running (no, run) VALUES (?, ?)", (no, recorded.seq))
-            case RunEnded():
-                db.execute("DELETE FROM running WHERE no = ?", (no,))
-            case TitleChanged(title=title):
-                db.execute("UPDATE threads SET title = ? WHERE no = ?", (title, no))
-            case _:
-                pass
-
-
-def _keep_blobs(db: apsw.Connection, no: int, blobs: Mapping[str, bytes]) -> None:
-    db.execute(_sql("blobs"))
-    for hash, data in blobs.items():
-        if db.execute("SELECT 1 FROM blobs WHERE hash = ?", (hash,)).get is None:
-            db.execute("INSERT INTO blobs (hash, data) VALUES (?, ?)", (hash, data))
-        db.execute("INSERT OR IGNORE INTO blob_refs (thread, hash) VALUES (?, ?)", (no, hash))
-
-
-def _has_blobs(db: apsw.Connection) -> bool:
-    return db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'blob_refs'").get is not None
-
-
-def _find_blob(db: apsw.Connection, thread: str, prefix: str) -> int | None:
-    """Return the row id of the one blob that a thread names so."""
-    if not is_prefix(prefix) or not _has_blobs(db):
-        return None
-    sql = """SELECT b.no FROM threads t JOIN blob_refs r ON r.thread = t.no JOIN blobs b ON b.hash = r.hash
-             WHERE t.id = ? AND r.hash >= ? AND r.hash < ? LIMIT 2"""
-    rows = cast("list[tuple[int]]", db.execute(sql, (thread, prefix, prefix + "g")).fetchall())
-    return rows[0][0] if len(rows) == 1 else None
-
-
-def _blob(db: apsw.Connection, thread: str, prefix: str, offset: int, length: int | None) -> bytes | None:
-    with db:  # the row must not go between the two looks at it
-        no = _find_blob(db, thread, prefix)
-        if no is None:
-            return None
-        with db.blob_open("main", "blobs", "data", no, False) as blob:
-            size = blob.length()
-            blob.seek(min(offset, size))
-            return blob.read(-1 if length is None else length)
-
-
-def _blob_size(db: apsw.Connection, thread: str, prefix: str) -> int | None:
-    with db:
-        no = _find_blob(db, thread, prefix)
-        return None if no is None else db.execute("SELECT length(data) FROM blobs WHERE no = ?", (no,)).get
-
-
-def _events(db: apsw.Connection, thread: str, after: int, limit: int) -> list[Recorded]:
-    no = _number(db, thread)
-    if no is None:
-        return []
-    sql = "SELECT id, time, run, path, body FROM events WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
-    rows = db.execute(sql, ((no << 32) + after, (no + 1) << 32, limit))
-    return [Recorded(id & 0xFFFFFFFF, time, run, decode(body), path or "") for id, time, run, path, body in rows]
-
-
-def _threads(db: apsw.Connection, sql: str, values: tuple[Any, ...]) -> list[ThreadInfo]:
-    return [ThreadInfo(*row) for row in db.execute(sql, values)]
-
-
-def _delete(db: apsw.Connection, thread: str) -> bool:
-    no = _number(db, thread)
-    if no is None:
-        return False
-    db.execute("DELETE FROM events WHERE id > ? AND id < ?", (no << 32, (no + 1) << 32))
-    db.execute("DELETE FROM running WHERE no = ?", (no,))
-    db.execute("DELETE FROM key_uses WHERE thread = ?", (thread,))
-    if _has_blobs(db):
-        db.execute(_UNUSED_BLOBS, (no,))
-        db.execute("DELETE FROM blob_refs WHERE thread = ?", (no,))
-    db.execute("DELETE FROM threads WHERE no = ?", (no,))
-    return True

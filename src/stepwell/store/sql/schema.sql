@@ -1,5 +1,6 @@
--- The schema of version 2. Rows of `events` are never rewritten; `title` and `running` are derived from them.
--- Version 1 had no blobs (`blobs.sql`).
+-- The schema of version 3. Rows of `events` are never rewritten; `title` and `running` are derived from them.
+-- Version 1 had no blobs (`blobs.sql`); version 2 knew no waiting runs, questions, forks and accounts
+-- (`upgrade.sql`).
 
 CREATE TABLE meta (
     name  TEXT PRIMARY KEY,
@@ -12,7 +13,9 @@ CREATE TABLE threads (
     owner   TEXT NOT NULL,
     title   TEXT NOT NULL DEFAULT '',
     created INTEGER NOT NULL,          -- milliseconds since 1970
-    expires INTEGER NOT NULL DEFAULT 0 -- milliseconds since 1970; 0 never
+    expires INTEGER NOT NULL DEFAULT 0, -- milliseconds since 1970; 0 never
+    parent  TEXT NOT NULL DEFAULT '',  -- the thread that it was forked from
+    forked  INTEGER NOT NULL DEFAULT 0 -- number of the event up to which it was copied
 );
 CREATE INDEX threads_by_owner ON threads (owner, no);
 CREATE INDEX threads_by_expiry ON threads (expires) WHERE expires > 0;
@@ -27,9 +30,34 @@ CREATE TABLE events (
 );
 
 CREATE TABLE running (
-    no  INTEGER PRIMARY KEY,           -- threads.no
-    run INTEGER NOT NULL               -- number of the open run's first event
+    no   INTEGER PRIMARY KEY,          -- threads.no
+    run  INTEGER NOT NULL,             -- number of the open run's first event; 0 where only messages wait
+    wake INTEGER NOT NULL DEFAULT 0    -- when it has work by itself, in milliseconds since 1970; 0 now
 );
+CREATE INDEX running_by_wake ON running (wake);
+
+-- Open questions to people, derived from the events.
+CREATE TABLE questions (
+    thread INTEGER NOT NULL,           -- threads.no
+    seq    INTEGER NOT NULL,           -- number of the event that asked
+    time   INTEGER NOT NULL,           -- when it was asked, in milliseconds since 1970
+    until  INTEGER NOT NULL,           -- when it expires, in milliseconds since 1970; 0 never
+    PRIMARY KEY (thread, seq)
+) WITHOUT ROWID;
+CREATE INDEX questions_by_until ON questions (until) WHERE until > 0;
+
+-- What each thread has put on the account of a key; what threads that are gone have put there stands under 0.
+CREATE TABLE accounts (
+    key          TEXT NOT NULL,
+    thread       INTEGER NOT NULL,     -- threads.no, or 0
+    money        INTEGER NOT NULL,     -- settled and reserved, in billionths
+    tokens       INTEGER NOT NULL,
+    steps        INTEGER NOT NULL,
+    tool_calls   INTEGER NOT NULL,
+    milliseconds INTEGER NOT NULL,
+    PRIMARY KEY (key, thread)
+) WITHOUT ROWID;
+CREATE INDEX accounts_by_thread ON accounts (thread);
 
 CREATE TABLE key_uses (
     owner  TEXT NOT NULL,
@@ -47,7 +75,8 @@ CREATE TABLE api_keys (
     owner   TEXT NOT NULL,
     hash    TEXT NOT NULL,
     created INTEGER NOT NULL,
-    revoked INTEGER NOT NULL DEFAULT 0
+    revoked INTEGER NOT NULL DEFAULT 0,
+    limits  TEXT NOT NULL DEFAULT ''   -- as JSON; empty for none
 ) WITHOUT ROWID;
 
-INSERT INTO meta VALUES ('schema', '2');
+INSERT INTO meta VALUES ('schema', '3');

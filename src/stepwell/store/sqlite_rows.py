@@ -1,0 +1,338 @@
+"""The rows of the SQLite store: what an append writes, what a fork copies, what is read and how it is let go.
+
+Functions of a connection, each inside the transaction of its caller. Threads, queues and commits are in `sqlite.py`.
+"""
+
+# apsw's stubs name a type that Python 3.11 has not, so its methods are partly unknown to the checker.
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any, Protocol, cast
+
+import apsw
+import msgspec
+
+from stepwell.errors import Conflict
+from stepwell.events import Answered, Asked, Recorded, RunEnded, RunStarted, TitleChanged, decode
+from stepwell.specs import Limits
+from stepwell.state import NEVER
+from stepwell.store.base import ApiKey, KeyUse, Spending, ThreadInfo, is_prefix
+
+_INSERT_EVENTS = "INSERT INTO events (id, time, run, path, body) VALUES "
+_COLUMNS = 5
+_THREAD_BITS = ~0xFFFFFFFF
+"""The part of an event's id that names its thread."""
+_HEADS = """
+SELECT t.id, coalesce((SELECT max(e.id) FROM events e WHERE e.id > t.no << 32 AND e.id < (t.no + 1) << 32), t.no << 32)
+FROM json_each(?) wanted JOIN threads t ON t.id = wanted.value
+"""
+THREAD = """
+SELECT t.id, t.owner, t.title, t.created,
+       coalesce((SELECT max(e.id) & 4294967295 FROM events e
+                 WHERE e.id > t.no << 32 AND e.id < (t.no + 1) << 32), 0),
+       coalesce(r.run, 0), t.expires, t.parent, t.forked
+FROM threads t LEFT JOIN running r ON r.no = t.no
+"""
+_OVERDUE = """
+WHERE t.no IN (SELECT no FROM running WHERE wake > 0 AND wake <= ?1
+               UNION SELECT thread FROM questions WHERE until > 0 AND until <= ?1)
+ORDER BY t.no
+"""
+_NEXT = """
+SELECT min(coalesce((SELECT min(wake) FROM running WHERE wake > ?1), ?2),
+           coalesce((SELECT min(until) FROM questions WHERE until > 0 AND until > ?1), ?2))
+"""
+_ASKING = """
+SELECT t.id FROM questions q JOIN threads t ON t.no = q.thread WHERE t.owner = ?
+GROUP BY t.no ORDER BY min(q.time), t.no LIMIT ?
+"""
+_SPENT = """
+SELECT coalesce(sum(money), 0), coalesce(sum(tokens), 0), coalesce(sum(steps), 0), coalesce(sum(tool_calls), 0),
+       coalesce(sum(milliseconds), 0)
+FROM accounts WHERE key = ?
+"""
+_ACCOUNT = """
+INSERT OR REPLACE INTO accounts (key, thread, money, tokens, steps, tool_calls, milliseconds)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
+_INHERIT = """
+INSERT INTO accounts (key, thread, money, tokens, steps, tool_calls, milliseconds)
+SELECT key, 0, money, tokens, steps, tool_calls, milliseconds FROM accounts WHERE thread = ?
+ON CONFLICT (key, thread) DO UPDATE SET
+    money = money + excluded.money, tokens = tokens + excluded.tokens, steps = steps + excluded.steps,
+    tool_calls = tool_calls + excluded.tool_calls, milliseconds = milliseconds + excluded.milliseconds
+"""
+"""What a thread that goes has spent stays on the account, under no thread."""
+_COPY = """
+INSERT INTO events (id, time, run, path, body)
+SELECT (?2 << 32) | (id & 4294967295), time, run, path, body FROM events
+WHERE id > ?1 << 32 AND id <= (?1 << 32) + ?3
+"""
+_SHARE = """
+INSERT INTO blob_refs (thread, hash)
+SELECT ?2, hash FROM blob_refs r WHERE thread = ?1 AND EXISTS (
+    SELECT 1 FROM events e WHERE e.id > ?1 << 32 AND e.id <= (?1 << 32) + ?3
+    AND instr(e.body, substr(r.hash, 1, 12)) AND instr(e.body, '"tool_ended'))
+"""
+"""Events name a blob by its whole hash or, as a handle in a text, by the first 12 digits."""
+_UNUSED_BLOBS = """
+DELETE FROM blobs WHERE hash IN (
+    SELECT hash FROM blob_refs mine WHERE mine.thread = ?1
+    AND NOT EXISTS (SELECT 1 FROM blob_refs other WHERE other.hash = mine.hash AND other.thread <> ?1))
+"""
+"""Removes what only one thread refers to."""
+
+
+class Wanted(Protocol):
+    """An append that is asked for; see `Store.append`."""
+
+    thread: str
+    events: Sequence[Recorded]
+    expect: int
+    new: ThreadInfo | None
+    key: KeyUse | None
+    blobs: Mapping[str, bytes]
+    wake: int | None
+    spent: Mapping[str, Spending]
+    error: BaseException | None
+
+
+def read_sql(name: str) -> str:
+    """Return the text of a file of statements."""
+    return files("stepwell.store").joinpath(f"sql/{name}.sql").read_text("utf-8")
+
+
+def _number(db: apsw.Connection, thread: str) -> int | None:
+    return db.execute("SELECT no FROM threads WHERE id = ?", (thread,)).get
+
+
+def append(db: apsw.Connection, jobs: Sequence[Wanted]) -> None:
+    """Append for many threads with few statements: at each one the writer lets other threads run."""
+    ids = json.dumps(list({job.thread for job in jobs}))
+    found = cast("list[tuple[str, int]]", db.execute(_HEADS, (ids,)).fetchall())
+    heads = dict(found)
+    rows: list[Any] = []
+    for job in jobs:
+        try:
+            head = heads[job.thread] = _admit(db, job, heads.get(job.thread))
+        except Conflict as error:  # checked before it wrote anything: it fails alone
+            job.error = error
+            continue
+        base = head & _THREAD_BITS
+        for r in job.events:
+            rows += (base + r.seq, r.time, r.run, r.path or None, r.body.decode())
+        heads[job.thread] = head + len(job.events)
+        if job.blobs:
+            _keep_blobs(db, base >> 32, job.blobs)
+        _derive(db, base >> 32, job.events)
+        if job.wake is not None:
+            _set_wake(db, base >> 32, job.wake)
+        for name, total in job.spent.items():
+            db.execute(_ACCOUNT, (name, base >> 32, *msgspec.structs.astuple(total)))
+    _insert_events(db, rows)
+
+
+def _admit(db: apsw.Connection, job: Wanted, head: int | None) -> int:
+    """Check an append against the newest number, make its thread and note its key; return the head."""
+    new, key, thread = job.new, job.key, job.thread
+    if (head is None) != (new is not None):
+        raise Conflict(f"thread {thread} is gone" if new is None else f"thread {thread} is already there")
+    number = 0 if head is None else head & ~_THREAD_BITS
+    if number != job.expect:
+        raise Conflict(f"thread {thread} ends with event {number}, not {job.expect}")
+    _use(db, key)
+    if new is not None:
+        head = _make(db, new) << 32
+    assert head is not None
+    return head
+
+
+def _use(db: apsw.Connection, key: KeyUse | None) -> None:
+    """Note the use of an idempotency key, or raise Conflict where it was used before."""
+    if key is None:
+        return
+    sql = "INSERT INTO key_uses (owner, route, key, body, thread, run) VALUES (?, ?, ?, ?, ?, ?)"
+    try:
+        db.execute(sql, (key.owner, key.route, key.key, key.body, key.thread, key.run))
+    except apsw.ConstraintError as error:
+        raise Conflict(f"the idempotency key {key.key!r} was used") from error
+
+
+def _make(db: apsw.Connection, new: ThreadInfo) -> int:
+    sql = """INSERT INTO threads (id, owner, title, created, expires, parent, forked)
+             VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING no"""
+    values = (new.id, new.owner, new.title, new.created, new.expires, new.parent, new.forked)
+    return int(db.execute(sql, values).get)
+
+
+def fork(
+    db: apsw.Connection, thread: str, upto: int, new: ThreadInfo, events: Sequence[Recorded], key: KeyUse | None
+) -> None:
+    """Make a thread that begins with another's events; see `Store.fork`."""
+    parent = _number(db, thread)
+    last = None if parent is None else db.execute("SELECT 1 FROM events WHERE id = ?", ((parent << 32) + upto,)).get
+    if parent is None or (upto and last is None) or _number(db, new.id) is not None:
+        raise Conflict(f"thread {thread} has no event {upto}")
+    _use(db, key)
+    no = _make(db, new)
+    db.execute(_COPY, (parent, no, upto))
+    if _has_blobs(db):
+        db.execute(_SHARE, (parent, no, upto))
+    if new.run:
+        db.execute("INSERT INTO running (no, run, wake) VALUES (?, ?, 0)", (no, new.run))
+    rows: list[Any] = []
+    for r in events:
+        rows += ((no << 32) + r.seq, r.time, r.run, r.path or None, r.body.decode())
+    _insert_events(db, rows)
+    _derive(db, no, events)
+
+
+def _insert_events(db: apsw.Connection, values: list[Any]) -> None:
+    """Insert rows with one statement for 64, 32, … 1 of them, so that few texts of statements are kept."""
+    start, size = 0, 64
+    while start < len(values):
+        while size * _COLUMNS > len(values) - start:
+            size //= 2
+        end = start + size * _COLUMNS
+        db.execute(_INSERT_EVENTS + ", ".join(["(?, ?, ?, ?, ?)"] * size), values[start:end])
+        start = end
+
+
+_DERIVED = frozenset({RunStarted, RunEnded, TitleChanged, Asked, Answered})
+"""Events that more is kept of than themselves."""
+
+
+def _derive(db: apsw.Connection, no: int, events: Sequence[Recorded]) -> None:
+    """Keep the derived columns in step with the events, in their transaction."""
+    for recorded in events:
+        if type(recorded.event) not in _DERIVED:
+            continue
+        match recorded.event:
+            case RunStarted():
+                db.execute("INSERT OR REPLACE INTO running (no, run, wake) VALUES (?, ?, 0)", (no, recorded.seq))
+            case RunEnded(cause=cause):
+                db.execute("DELETE FROM running WHERE no = ?", (no,))
+                if cause != "question":  # nobody needs answers to what it has asked
+                    db.execute("DELETE FROM questions WHERE thread = ? AND seq > ?", (no, recorded.run))
+            case TitleChanged(title=title):
+                db.execute("UPDATE threads SET title = ? WHERE no = ?", (title, no))
+            case Asked(until=until):
+                sql = "INSERT INTO questions (thread, seq, time, until) VALUES (?, ?, ?, ?)"
+                db.execute(sql, (no, recorded.seq, recorded.time, until))
+            case Answered(question=question):
+                db.execute("DELETE FROM questions WHERE thread = ? AND seq = ?", (no, question))
+            case _:
+                pass
+
+
+def _set_wake(db: apsw.Connection, no: int, wake: int) -> None:
+    sql = "INSERT INTO running (no, run, wake) VALUES (?1, 0, ?2) ON CONFLICT (no) DO UPDATE SET wake = ?2"
+    db.execute(sql, (no, wake))
+    db.execute("DELETE FROM running WHERE no = ? AND run = 0 AND wake = ?", (no, NEVER))
+
+
+def _keep_blobs(db: apsw.Connection, no: int, blobs: Mapping[str, bytes]) -> None:
+    db.execute(read_sql("blobs"))
+    for hash, data in blobs.items():
+        if db.execute("SELECT 1 FROM blobs WHERE hash = ?", (hash,)).get is None:
+            db.execute("INSERT INTO blobs (hash, data) VALUES (?, ?)", (hash, data))
+        db.execute("INSERT OR IGNORE INTO blob_refs (thread, hash) VALUES (?, ?)", (no, hash))
+
+
+def _has_blobs(db: apsw.Connection) -> bool:
+    return db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'blob_refs'").get is not None
+
+
+def _find_blob(db: apsw.Connection, thread: str, prefix: str) -> int | None:
+    """Return the row id of the one blob that a thread names so."""
+    if not is_prefix(prefix) or not _has_blobs(db):
+        return None
+    sql = """SELECT b.no FROM threads t JOIN blob_refs r ON r.thread = t.no JOIN blobs b ON b.hash = r.hash
+             WHERE t.id = ? AND r.hash >= ? AND r.hash < ? LIMIT 2"""
+    rows = cast("list[tuple[int]]", db.execute(sql, (thread, prefix, prefix + "g")).fetchall())
+    return rows[0][0] if len(rows) == 1 else None
+
+
+def read_blob(db: apsw.Connection, thread: str, prefix: str, offset: int, length: int | None) -> bytes | None:
+    """Return a part of a blob; see `Store.blob`."""
+    with db:  # the row must not go between the two looks at it
+        no = _find_blob(db, thread, prefix)
+        if no is None:
+            return None
+        with db.blob_open("main", "blobs", "data", no, False) as blob:
+            size = blob.length()
+            blob.seek(min(offset, size))
+            return blob.read(-1 if length is None else length)
+
+
+def blob_size(db: apsw.Connection, thread: str, prefix: str) -> int | None:
+    """Return how many bytes a blob has; see `Store.blob_size`."""
+    with db:
+        no = _find_blob(db, thread, prefix)
+        return None if no is None else db.execute("SELECT length(data) FROM blobs WHERE no = ?", (no,)).get
+
+
+def read_events(db: apsw.Connection, thread: str, after: int, limit: int) -> list[Recorded]:
+    """Return events; see `Store.read`. A limit of -1 is none."""
+    no = _number(db, thread)
+    if no is None:
+        return []
+    sql = "SELECT id, time, run, path, body FROM events WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
+    rows = db.execute(sql, ((no << 32) + after, (no + 1) << 32, limit))
+    return [Recorded(id & 0xFFFFFFFF, time, run, decode(body), path or "") for id, time, run, path, body in rows]
+
+
+def read_threads(db: apsw.Connection, sql: str, values: tuple[Any, ...]) -> list[ThreadInfo]:
+    """Return the rows of threads that a statement beginning with `THREAD` selects."""
+    return [ThreadInfo(*row) for row in db.execute(sql, values)]
+
+
+def overdue(db: apsw.Connection, now: int) -> list[ThreadInfo]:
+    """Return the threads of which a time is over; see `Store.overdue`."""
+    return read_threads(db, THREAD + _OVERDUE, (now,))
+
+
+def next_wake(db: apsw.Connection, now: int) -> int:
+    """Return the first time after now that a thread waits for; see `Store.next_wake`."""
+    return int(db.execute(_NEXT, (now, NEVER)).get)
+
+
+def asking(db: apsw.Connection, owner: str, limit: int) -> list[str]:
+    """Return the ids of threads with open questions; see `Store.asking`."""
+    return [id for (id,) in cast("list[tuple[str]]", db.execute(_ASKING, (owner, limit)).fetchall())]
+
+
+def spent(db: apsw.Connection, key: str) -> Spending:
+    """Return what is on the account of a key; see `Store.spent`."""
+    return Spending(*cast("list[tuple[int, int, int, int, int]]", db.execute(_SPENT, (key,)).fetchall())[0])
+
+
+def api_keys(db: apsw.Connection) -> list[ApiKey]:
+    """Return all API keys, oldest first."""
+    sql = "SELECT id, owner, hash, created, revoked, limits FROM api_keys ORDER BY created, id"
+    return [
+        ApiKey(*row, limits=msgspec.json.decode(limits, type=Limits) if limits else None)
+        for *row, limits in db.execute(sql)
+    ]
+
+
+def delete(db: apsw.Connection, thread: str) -> bool:
+    """Remove a thread; see `Store.delete`."""
+    no = _number(db, thread)
+    if no is None:
+        return False
+    db.execute("DELETE FROM events WHERE id > ? AND id < ?", (no << 32, (no + 1) << 32))
+    db.execute("DELETE FROM running WHERE no = ?", (no,))
+    db.execute("DELETE FROM questions WHERE thread = ?", (no,))
+    db.execute(_INHERIT, (no,))
+    db.execute("DELETE FROM accounts WHERE thread = ?", (no,))
+    db.execute("DELETE FROM key_uses WHERE thread = ?", (thread,))
+    if _has_blobs(db):
+        db.execute(_UNUSED_BLOBS, (no,))
+        db.execute("DELETE FROM blob_refs WHERE thread = ?", (no,))
+    db.execute("DELETE FROM threads WHERE no = ?", (no,))
+    return True

@@ -103,7 +103,7 @@ def test_trimming_takes_only_what_the_store_has_and_nothing_of_an_open_message(
                 channel.hold(held)
             if number == end_at:
                 held = 0
-                channel.release()
+                channel.release("")
             everything += show(channel, 1 if number == open_at else happening)
             assert not held or channel.first < held
             if data.draw(st.booleans()):
@@ -133,7 +133,7 @@ def test_only_old_entries_are_let_go_and_not_those_of_an_open_message() -> None:
     assert channel.first == 9
     assert len(channel.pieces(10)) == module.TRIM
     assert channel.since(0)[0] is None
-    channel.release()
+    channel.release("")
     channel.stored([stored(seq) for seq in range(12, 100)])
     assert channel.first == 99 - module.KEEP
     assert [item.seq for item in channel.after(Cursor(90))[0]] == list(range(91, 100))
@@ -150,6 +150,35 @@ def test_pieces_of_an_open_message_are_found_and_no_others() -> None:
     channel.stored([stored(3)])
     channel.piece(1, TextDelta(2, "c"))
     assert channel.pieces(2) == [shown[0], *shown[2:], TextDelta(2, "c")]
+
+
+def test_messages_of_two_agents_are_kept_and_found_side_by_side() -> None:
+    channel = Channel()
+    channel.stored([stored(seq) for seq in range(1, 11)])
+    channel.hold(10, "1.1")
+    channel.stored([stored(11)])
+    channel.hold(11, "1.2")
+    for number in range(module.TRIM):
+        channel.piece(1, TextDelta(10 + number % 2, str(number % 10)))
+    channel.stored([stored(12)])
+    assert channel.held == {"1.1", "1.2"}
+    assert channel.first == 9
+    for message in (10, 11):
+        pieces = channel.pieces(message)
+        assert len(pieces) == module.TRIM // 2
+        assert {piece.message for piece in pieces if isinstance(piece, TextDelta)} == {message}
+    # A reader in the middle of both texts gets the rest of both, and no code point twice.
+    middle = Cursor(11, module.TRIM // 2 + 1)
+    rest = [item for item in channel.after(middle)[0] if isinstance(item, Piece)]
+    assert len(rest) == module.TRIM // 2 - 1
+    assert rest[0].offset == middle.offset + 1
+    channel.release("1.1")
+    channel.stored([stored(seq) for seq in range(13, 100)])
+    assert channel.first == 10, "the other message is still open"
+    assert channel.pieces(11)
+    channel.release("1.2", "1.1")
+    channel.stored([stored(seq) for seq in range(100, 700)])
+    assert channel.first == 699 - module.KEEP
 
 
 def test_texts_of_different_things_are_not_joined() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.errors import Busy, Conflict, NotFound
+from stepwell.errors import Busy, Conflict, InputError, NotFound
 from stepwell.events import (
     CancelRequested,
     MessageAdded,
@@ -28,6 +28,7 @@ from stepwell.events import (
 from stepwell.messages import Message, ToolCall
 from stepwell.models.base import ModelRequest
 from stepwell.models.scripted import Answer, Brain, Gate, Step, call, reply
+from stepwell.runs.channel import Cursor
 from stepwell.runs.log import ThreadLog
 from stepwell.runs.service import Once, RunRef
 from stepwell.specs import RunSpec
@@ -36,7 +37,7 @@ from stepwell.store.base import Store
 from stepwell.store.sqlite import SqliteStore
 from stepwell.tools.base import Tool
 from stepwell.tools.mark import tool
-from tests.support.runs import OWNER, Rig, answer_of, bounded, end_of, events_of, is_, rig, said, until
+from tests.support.runs import OWNER, HeldStore, Rig, answer_of, bounded, end_of, events_of, is_, rig, said, until
 
 
 @asynccontextmanager
@@ -48,6 +49,11 @@ async def two(
     async with rig(script, *tools, store=SqliteStore(folder / "stepwell.db")) as made:  # type: ignore[arg-type]
         yield made, other
     await other.close()
+
+
+async def strictly(made: Rig, text: str, thread: str) -> RunRef:
+    """Start a run where none may be open."""
+    return await made.service.start(OWNER, Message("user", text), RunSpec(), thread=thread, policy="reject")
 
 
 async def append(store: Store, thread: str, *events: Stored) -> None:
@@ -182,7 +188,7 @@ def test_a_run_that_another_process_took_over_is_left_alone(tmp_path: Path) -> N
             assert ran == []
             assert not made.service._logs
             with pytest.raises(Busy):
-                await made.start("again", ref.thread)
+                await strictly(made, "again", ref.thread)
             # The one who has the run now carries it out.
             async with rig(["Done"], save, store=SqliteStore(tmp_path / "stepwell.db")) as taker:
                 assert await taker.service.resume() == 1
@@ -269,7 +275,7 @@ def test_of_two_processes_that_start_a_run_one_is_refused(tmp_path: Path) -> Non
                 await asyncio.sleep(0)
             await append(store, info.id, RunStarted(RunSpec()), MessageAdded(Message("user", "theirs")))
             with pytest.raises(Busy):
-                await made.start("mine", info.id)
+                await strictly(made, "mine", info.id)
             assert kinds(await made.log(info.id)) == ["RunStarted", "MessageAdded"]
             await reader
             assert not made.service._logs
@@ -432,17 +438,76 @@ def test_a_run_of_another_process_is_looked_up_anew_before_the_next_one_is_refus
             info = await made.service.create(OWNER)
             await append(store, info.id, RunStarted(RunSpec()), MessageAdded(Message("user", "theirs")))
             with pytest.raises(Busy):
-                await made.start("mine", info.id)
+                await strictly(made, "mine", info.id)
             assert not made.service._logs
             # Even where a reader keeps what was known of it.
             reader = asyncio.ensure_future(until(made.service, info.id, lambda item: item.seq > 3 and item.ends_run))
             while not made.service._logs:
                 await asyncio.sleep(0)
             with pytest.raises(Busy):
-                await made.start("mine", info.id)
+                await strictly(made, "mine", info.id)
             await append(store, info.id, RunEnded("answer"))
             log = await made.ended(await made.start("mine", info.id))
             assert answer_of(log) == "mine"
             assert [item for item in await reader if isinstance(item, Recorded)] == log
+
+    bounded(main)
+
+
+def test_a_follower_that_has_seen_more_than_this_process_misses_nothing_and_sees_nothing_twice(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with two(tmp_path, ["Done"]) as (made, store):
+            ref = await made.start()
+            end = (await made.ended(ref))[-1].seq
+            async with made.service.using(OWNER, ref.thread):  # it is known here as it was
+                await append(store, ref.thread, TitleChanged("x"), TitleChanged("y"))
+                with pytest.raises(InputError, match="not there yet"):
+                    await until(made.service, ref.thread, is_(TitleChanged), Cursor(end + 3))
+                await append(store, ref.thread, TitleChanged("z"))
+                await made.service.rename(OWNER, ref.thread, "ours")
+                seen = await until(made.service, ref.thread, is_(TitleChanged), Cursor(end + 3))
+            assert [(each.seq, each.event) for each in seen] == [(end + 4, TitleChanged("ours"))]
+
+    bounded(main)
+
+
+def test_one_log_stands_for_a_thread_while_it_is_read_anew(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with two(tmp_path, ["Done"]) as (made, store):
+            ref = await made.start()
+            await made.ended(ref)
+            service = made.service
+            while service._logs:
+                await asyncio.sleep(0)
+            await append(store, ref.thread, RunStarted(RunSpec()), MessageAdded(Message("user", "theirs")))
+            async with service.using(OWNER, ref.thread) as log:
+                opened = asyncio.ensure_future(service._current(OWNER, ref.thread))
+                await asyncio.sleep(0)
+            assert not opened.done()
+            assert service._logs[ref.thread] is log  # nobody else uses it, and it is not made once more
+            assert await opened is log
+
+    bounded(main)
+
+
+def test_a_client_that_leaves_while_its_message_is_stored_leaves_no_log_behind() -> None:
+    async def main() -> None:
+        store = HeldStore()
+        async with rig(["Done"], store=store) as made:
+            ref = await made.start()
+            await made.ended(ref)
+            while made.service._logs:
+                await asyncio.sleep(0)
+            store.held = True
+            queued = asyncio.ensure_future(made.service.rename(OWNER, ref.thread, "x"))
+            while not store.waiting:
+                await asyncio.sleep(0)
+            queued.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await queued
+            assert made.service._logs
+            store.release()
+            while made.service._logs:
+                await asyncio.sleep(0)
 
     bounded(main)

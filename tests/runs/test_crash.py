@@ -28,8 +28,9 @@ from stepwell.runs.replay import replay
 from stepwell.specs import RunSpec
 from stepwell.store.sqlite import SqliteStore
 from stepwell.tools.base import Toolbox
+from tests.support.audit import audit
 from tests.support.crash import ANSWER, BOOKED, CALLS, Case, pages, tools
-from tests.support.runs import OWNER, answer_of, audit, chat_engine, end_of, events_of
+from tests.support.runs import OWNER, answer_of, chat_engine, end_of, events_of
 
 ROOT = Path(__file__).parents[2]
 WRITES = {what for calls in CALLS for name, what in calls if name == "note"}

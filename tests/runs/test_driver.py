@@ -9,15 +9,16 @@ import pytest
 
 from stepwell.engines.base import Engine
 from stepwell.events import RunEnded, ToolEnded
+from stepwell.log import Log
 from stepwell.messages import Message
 from stepwell.models.scripted import Gate, call, reply
 from stepwell.runs.log import ThreadLog
 from stepwell.runs.service import RunRef
 from stepwell.specs import Limits, RunSpec
-from stepwell.state import Log
 from stepwell.store.memory import MemoryStore
 from stepwell.tools.mark import tool
-from tests.support.runs import OWNER, HeldStore, Rig, audit, bounded, end_of, events_of, rig
+from tests.support.audit import audit
+from tests.support.runs import OWNER, HeldStore, Rig, bounded, end_of, events_of, rig
 
 GO = Message("user", "go")
 

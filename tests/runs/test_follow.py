@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.events import MessageEnded, Recorded, TextDelta
+from stepwell.events import Asked, MessageEnded, Recorded, RunClaimed, RunWaiting, TextDelta
 from stepwell.models.base import ModelRequest
 from stepwell.models.scripted import Answer, Gate, Step, call, reply
-from stepwell.runs import channel, service
-from stepwell.runs.channel import Cursor, Item
+from stepwell.runs import channel, threads
+from stepwell.runs.channel import Cursor, Item, place_of
+from stepwell.runs.people import answer
 from stepwell.runs.service import RunRef
 from stepwell.tools.base import ToolContext
+from stepwell.tools.builtin.ask_human import ask_human_tool
 from stepwell.tools.mark import tool
 from tests.support.runs import (
     OWNER,
@@ -24,6 +26,8 @@ from tests.support.runs import (
     before,
     bounded,
     cursors,
+    events_of,
+    is_,
     open_store,
     rig,
     said,
@@ -156,7 +160,7 @@ class _Reader:
 def test_a_late_reader_of_a_long_run_gets_old_events_from_the_store_and_the_open_message_whole(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "PAGE", 7)
+    monkeypatch.setattr(threads, "PAGE", 7)
     monkeypatch.setattr(channel, "KEEP", 4)
     monkeypatch.setattr(channel, "TRIM", 8)
     gate = Gate()
@@ -216,5 +220,29 @@ def test_a_place_in_a_text_that_another_process_showed_gets_the_stored_rest(tmp_
             items = await reader
             assert [item for item in items if isinstance(item, Recorded)] == (await made.ended(ref))[place.seq :]
             assert "".join(item.event.text for item in items if isinstance(item.event, TextDelta)) == TEXT
+
+    bounded(main)
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_a_reader_of_a_waiting_run_sees_it_go_on_and_one_that_comes_back_misses_nothing(
+    kind: str, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        script = [call("ask_human", question="Which?"), reply(["It ", "is ", "blue"])]
+        async with rig(script, ask_human_tool(), store=open_store(kind, tmp_path)) as made:
+            ref = await made.start()
+            staying = asyncio.ensure_future(until(made.service, ref.thread, lambda item: item.ends_run))
+            waits = await until(made.service, ref.thread, is_(RunWaiting))
+            left = place_of(waits[-1])
+            (number,) = [item.seq for item in waits if isinstance(item.event, Asked)]
+            await answer(made.service, OWNER, ref.thread, number, "answer", text="blue")
+            back = await until(made.service, ref.thread, lambda item: item.ends_run, left)
+            whole = list(atoms(await staying))
+            log = await made.log(ref.thread)
+            assert [atom for atom in whole if atom[0] == "stored"] == [("stored", each.seq) for each in log]
+            assert before(whole, left) + list(atoms(back)) == whole
+            # In one process nobody had to take it over from anybody while somebody read along.
+            assert not events_of(log, RunClaimed)
 
     bounded(main)

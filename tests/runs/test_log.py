@@ -12,6 +12,8 @@ import pytest
 from stepwell.contexts import handle_of_blob
 from stepwell.errors import Conflict, NotFound, StoreError, StoreFull
 from stepwell.events import (
+    Answered,
+    Asked,
     CallDelta,
     CancelRequested,
     ContextCompacted,
@@ -19,17 +21,22 @@ from stepwell.events import (
     LongTermUpdated,
     MessageAdded,
     MessageEnded,
+    MessageQueued,
     MessageStarted,
     ModelFailed,
+    QueueEdited,
     Recorded,
     RunClaimed,
     RunEnded,
     RunStarted,
+    RunWaiting,
+    Steered,
     StepEnded,
     StepStarted,
     Stored,
     SummaryEnded,
     SummaryStarted,
+    TaskStarted,
     TextDelta,
     ThinkingDelta,
     TitleChanged,
@@ -41,14 +48,16 @@ from stepwell.events import (
     WindowLearned,
     WorkingUpdated,
 )
-from stepwell.messages import Message, ToolCall
+from stepwell.messages import Message, ToolCall, Usage
+from stepwell.plans import Task
 from stepwell.runs.channel import Cursor
 from stepwell.runs.log import ThreadLog
 from stepwell.specs import RunSpec
 from stepwell.state import State
-from stepwell.store.base import KeyUse, Store, ThreadInfo
+from stepwell.store.base import KeyUse, Spending, Store, ThreadInfo
 from stepwell.store.memory import MemoryStore
-from tests.support.runs import HeldStore, audit, bounded, open_store
+from tests.support.audit import audit
+from tests.support.runs import HeldStore, bounded, open_store
 
 STARTED: tuple[Stored, ...] = (RunStarted(RunSpec()), MessageAdded(Message("user", "go")))
 STEP: tuple[Stored, ...] = (StepStarted(1, "…"), MessageStarted())
@@ -167,13 +176,13 @@ def test_the_partial_message_is_what_was_shown_of_it() -> None:
     async def main() -> None:
         log = made(MemoryStore())
         log.append(*STARTED)
-        assert log.partial() == Message("assistant")
+        assert log.partial(0) == Message("assistant")
         log.append(*STEP)
         for delta in (ThinkingDelta(4, "h"), TextDelta(4, "a"), CallDelta(4, 0, "t", "{"), TextDelta(4, "b")):
             log.publish(delta)
         log.append(TitleChanged("x"))
         log.publish(ThinkingDelta(4, "m"))
-        assert log.partial() == Message("assistant", "ab", thinking="hm")
+        assert log.partial(4) == Message("assistant", "ab", thinking="hm")
 
     bounded(main)
 
@@ -305,6 +314,21 @@ async def conflict(store: Store, log: ThreadLog, theirs: list[Stored], *ours: St
             [],
         ),
         ([*STEP], [RunClaimed(1)], [CALLS], []),
+        # A reply is nothing without its step, and belongs into no step of another.
+        ([], [*STEP], [*STEP, CALLS, ToolStarted("a", "t"), ToolEnded("a", "1")], []),
+        (
+            [*STEP],
+            [MessageEnded(Message("assistant"), "cancelled"), StepEnded(), StepStarted(2, "…"), MessageStarted()],
+            [ModelFailed("interrupted", ""), MessageEnded(Message("assistant"), "error"), StepEnded(), *STEP, CALLS],
+            [],
+        ),
+        # A result is there once, whoever brought it first.
+        (
+            [*STEP, CALLS, ToolStarted("a", "t")],
+            [ToolEnded("a", "1")],
+            [ToolEnded("a", "1"), ToolStarted("b", "t"), ToolEnded("b", "2")],
+            [ToolStarted("b", "t"), ToolEnded("b", "2")],
+        ),
         (
             [*STEP],
             [RunClaimed(1)],
@@ -466,6 +490,76 @@ def test_a_key_is_stored_with_the_events_that_it_made() -> None:
     bounded(main)
 
 
+def test_a_key_goes_with_its_own_events_alone() -> None:
+    async def main() -> None:
+        store = HeldStore()
+        log = made(store)
+        one, two, lost = (KeyUse("ann", "/r", key, "0" * 64, "t", 1) for key in ("one", "two", "lost"))
+        log.use_key(one)
+        log.append(*STARTED)
+        log.use_key(two)
+        log.append(TitleChanged("x"))
+        await log.committed()
+        assert await store.key_use("ann", "/r", "one") == one
+        assert await store.key_use("ann", "/r", "two") == two
+        await other(store, TitleChanged("theirs"))
+        log.append(TitleChanged("ours"))
+        with pytest.raises(Conflict):
+            await log.committed()
+        log.use_key(lost)
+        with pytest.raises(Conflict):
+            log.append(TitleChanged("never"), again=True)
+        await log.rebase()
+        log.append(TitleChanged("more"))
+        await log.committed()
+        assert await store.key_use("ann", "/r", "lost") is None
+        assert [each.event for each in await store.read("t")][-2:] == [TitleChanged("ours"), TitleChanged("more")]
+
+    asyncio.run(main())
+
+
+def test_a_failure_that_comes_while_the_place_is_lost_stays_with_its_reply() -> None:
+    async def main() -> None:
+        store = HeldStore()
+        log = made(store)
+        log.append(*STARTED, *STEP)
+        await log.committed()
+        await other(store, TitleChanged("theirs"))
+        log.append(TitleChanged("ours"))
+        with pytest.raises(Conflict):
+            await log.committed()
+        failed = (ModelFailed("interrupted", ""), MessageEnded(Message("assistant"), "error"))
+        with pytest.raises(Conflict):
+            log.append(*failed)
+        await log.rebase()
+        await log.committed()
+        stored = await store.read("t")
+        audit(stored)
+        assert [each.event for each in stored][-2:] == [*failed]
+
+    asyncio.run(main())
+
+
+def test_what_ran_on_an_approval_that_is_lost_is_run_again() -> None:
+    async def main() -> None:
+        store = HeldStore()
+        log = made(store)
+        log.append(*STARTED, *STEP, CALLS, Asked("approval", "a", "May it?"))
+        await log.committed()
+        await other(store, TitleChanged("theirs"))
+        log.tell(Answered(log.state.seq, "approve", by="ann"), again=True)
+        log.append(ToolStarted("a", "t"), ToolEnded("a", "1"), ToolStarted("b", "t"), ToolEnded("b", "2"))
+        with pytest.raises(Conflict):
+            await log.committed()
+        await log.rebase()
+        await log.committed()
+        stored = [each.event for each in await store.read("t")]
+        assert stored[-3:] == [TitleChanged("theirs"), ToolStarted("b", "t"), ToolEnded("b", "2")]
+        assert len(log.state.questions) == 1
+
+    asyncio.run(main())
+
+
 # big results and the past
 
 DATA = b"big" * 1000
@@ -596,3 +690,133 @@ def test_the_past_has_each_number_once_while_a_batch_is_under_way() -> None:
         assert [each.seq for each in await log.read(after=3)] == [4, 5, 6]
 
     bounded(main)
+
+
+# what is stored beside the events
+
+
+def question(until: int = 0) -> Asked:
+    return Asked("question", text="Which?", until=until)
+
+
+async def waits(log: ThreadLog, until: int = 0) -> None:
+    log.append(RunStarted(RunSpec()), question(until), RunWaiting(until))
+    await log.committed()
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_the_store_knows_when_a_thread_has_work_again(kind: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        store = open_store(kind, tmp_path)
+        told: list[int] = []
+        log = ThreadLog(store, "t", State(), "ann", clock, told.append)
+        log.make(ThreadInfo("t", "ann"))
+        await waits(log, 500)
+        assert told == [500, 500]
+        assert await store.due(499) == []
+        assert await store.next_wake(0) == 500
+        log.tell(Answered(2, "answer", "this"))
+        await log.committed()
+        assert [info.id for info in await store.due(0)] == ["t"]
+        log.append(RunEnded("answer"))
+        await log.committed()
+        log.append(MessageQueued(Message("user", "next"), RunSpec()))
+        await log.committed()
+        assert [(info.id, info.run) for info in await store.due(0)] == [("t", 0)]
+        log.append(*(QueueEdited(each.seq, removed=True) for each in log.state.queue))
+        await log.committed()
+        assert await store.due(2**61) == []
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_run_that_waits_after_a_conflict_is_stored_as_waiting() -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        log = made(store)
+        await waits(log)
+        log.append(Answered(2, "answer", "this", by="ann"))
+        await log.committed()
+        log.append(question(), RunWaiting())
+        await other(store, TitleChanged("new"))
+        with pytest.raises(Conflict):
+            await log.committed()
+        await log.rebase()
+        log.append(question(), RunWaiting())
+        await log.committed()
+        assert await store.due(2**61) == []
+
+    asyncio.run(main())
+
+
+def test_what_is_decided_again_is_not_kept_after_a_conflict() -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        log = made(store)
+        await waits(log)
+        await other(store, TitleChanged("theirs"))
+        log.tell(Answered(2, "answer", "this", by="ann"), again=True)
+        log.append(TitleChanged("ours"))
+        for _ in range(2):
+            with pytest.raises(Conflict):
+                log.append(Steered(Message("user", "more")), again=True) if log.error else await log.committed()
+        await log.rebase()
+        await log.committed()
+        assert [type(each.event) for each in await store.read("t")][3:] == [TitleChanged, TitleChanged]
+        assert 2 in log.state.questions
+        log.tell(Answered(2, "answer", "this", by="ann"), again=True)
+        await log.committed()
+        # What was stored is no candidate for a later conflict.
+        log.append(TitleChanged("more"))
+        await other(store, TitleChanged("again"))
+        with pytest.raises(Conflict):
+            await log.committed()
+        await log.rebase()
+        assert [type(each.event) for each in await store.read("t")].count(Answered) == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_what_a_thread_spends_is_on_the_accounts_of_its_keys(kind: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        store = open_store(kind, tmp_path)
+        log = made(store)
+        step = (StepStarted(1, "r", reserved=50), MessageStarted())
+        reply = MessageEnded(Message("assistant", "hi"), "stop", Usage(10, 5), cost=30)
+        log.append(RunStarted(RunSpec(key="a")), *step)
+        await log.committed()
+        assert await store.spent("a") == Spending(money=50, steps=1)
+        log.append(reply, StepEnded(), RunEnded("answer"), RunStarted(RunSpec(key="b")), *step)
+        await log.committed()
+        assert await store.spent("a") == Spending(30, 15, 1)
+        assert await store.spent("b") == Spending(money=50, steps=1)
+        again = ThreadLog(store, "t", State(await store.read("t")), "ann", clock)
+        again.append(reply, StepEnded(), RunEnded("answer"), RunStarted(RunSpec()), *step, reply)
+        await again.committed()
+        assert [await store.spent(key) for key in ("a", "b", "")] == [Spending(30, 15, 1)] * 2 + [Spending()]
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_two_agents_have_open_messages_at_once_and_each_keeps_its_own_text() -> None:
+    async def main() -> None:
+        log = made(MemoryStore())
+        log.append(RunStarted(RunSpec()))
+        for path in ("1.1", "1.2"):
+            log.append(TaskStarted(Task(id=path, name="n", goal="g"), RunSpec()), path=path)
+        one = log.append(StepStarted(1, "r"), MessageStarted(), path="1.1") + 1
+        two = log.append(StepStarted(1, "r"), MessageStarted(), path="1.2") + 1
+        await log.committed()
+        for text in "abc":
+            log.publish(TextDelta(one, text))
+            log.at("1.2").publish(TextDelta(two, text.upper()))
+        assert [log.partial(number).content for number in (one, two)] == ["abc", "ABC"]
+        assert log.channel.held == {"1.1", "1.2"}
+        log.append(MessageEnded(log.partial(one), "stop"), path="1.1")
+        assert log.channel.held == {"1.2"}
+        assert log.at("1.2").partial(two).content == "ABC"
+
+    asyncio.run(main())

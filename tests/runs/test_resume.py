@@ -32,20 +32,8 @@ from stepwell.store.base import ThreadInfo
 from stepwell.store.memory import MemoryStore
 from stepwell.tools.base import ToolContext
 from stepwell.tools.mark import tool
-from tests.support.runs import (
-    OWNER,
-    REQUEST,
-    answer_of,
-    audit,
-    bounded,
-    end_of,
-    events_of,
-    is_,
-    open_store,
-    rig,
-    said,
-    until,
-)
+from tests.support.audit import audit
+from tests.support.runs import OWNER, REQUEST, answer_of, bounded, end_of, events_of, is_, open_store, rig, said, until
 
 UNKNOWN = (
     "The outcome is unknown: the process stopped while this tool ran. It was not run again. "
@@ -94,7 +82,7 @@ def test_a_run_stopped_while_a_tool_ran_repeats_it_only_if_it_may(effect: str, t
             return "worked"
 
         async with rig([call("work")], work, store=open_store("sqlite", tmp_path)) as made:
-            ref = await made.start()
+            ref = await made.start(people=False)
             await at.reached.wait()
         async with rig(["Done"], work, store=open_store("sqlite", tmp_path)) as made:
             at.set()
@@ -127,7 +115,7 @@ def test_results_that_were_in_are_kept_and_calls_that_had_not_begun_are_made(tmp
 
         calls = [ToolCall("a", "save", '{"what": "fast"}'), ToolCall("b", "save", '{"what": "slow"}')]
         async with rig([reply("", *calls)], save, store=open_store("sqlite", tmp_path)) as made:
-            ref = await made.start()
+            ref = await made.start(people=False)
             await until(made.service, ref.thread, is_(ToolEnded))
             await at.reached.wait()
         async with rig(["Done"], save, store=open_store("sqlite", tmp_path)) as made:

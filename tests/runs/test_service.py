@@ -33,13 +33,13 @@ from stepwell.specs import RunSpec
 from stepwell.store.base import Store
 from stepwell.store.memory import MemoryStore
 from stepwell.tools.mark import tool
+from tests.support.audit import audit
 from tests.support.runs import (
     OWNER,
     WAIT,
     HeldStore,
     Rig,
     answer_of,
-    audit,
     bounded,
     end_of,
     events_of,
@@ -56,6 +56,11 @@ STORES = ("memory", "sqlite")
 
 def once(key: str = "k", body: str = BODY) -> Once:
     return Once("/messages", key, body)
+
+
+async def strictly(made: Rig, text: str, thread: str) -> RunRef:
+    """Start a run where none may be open."""
+    return await made.service.start(OWNER, Message("user", text), RunSpec(), thread=thread, policy="reject")
 
 
 def echo(request: ModelRequest) -> str:
@@ -188,11 +193,11 @@ def test_a_thread_has_one_open_run(kind: str, tmp_path: Path) -> None:
         async with rig(script, store=open_store(kind, tmp_path)) as made:
             ref = await made.start()
             with pytest.raises(Busy, match="wait for its end or cancel it"):
-                await made.start("again", ref.thread)
+                await strictly(made, "again", ref.thread)
             gate.set()
             await made.ended(ref)
             outcomes = await asyncio.gather(
-                *(made.start("again", ref.thread) for _ in range(20)), return_exceptions=True
+                *(strictly(made, "again", ref.thread) for _ in range(20)), return_exceptions=True
             )
             won = [each for each in outcomes if isinstance(each, RunRef)]
             assert len(won) == 1
@@ -216,7 +221,7 @@ def test_the_next_run_may_start_before_the_end_of_the_last_is_on_the_disk() -> N
             gate.set()
             while log.state.run is not None:
                 await asyncio.sleep(0)
-            starting = [asyncio.ensure_future(made.start(text, ref.thread)) for text in ("second", "third")]
+            starting = [asyncio.ensure_future(strictly(made, text, ref.thread)) for text in ("second", "third")]
             await asyncio.sleep(0)
             store.release()
             outcomes = await asyncio.gather(*starting, return_exceptions=True)
@@ -274,9 +279,9 @@ def test_a_repeated_request_finds_the_run_that_it_started(kind: str, tmp_path: P
         async with rig(echo, store=open_store(kind, tmp_path)) as made:
             service, spec = made.service, RunSpec()
             first = await service.start(OWNER, HELLO, spec, once=once())
-            assert await service.start(OWNER, HELLO, spec, once=once()) == (*first[:2], True)
+            assert await service.start(OWNER, HELLO, spec, once=once()) == first._replace(repeated=True)
             await made.ended(first)
-            assert await service.start(OWNER, HELLO, spec, once=once()) == (*first[:2], True)
+            assert await service.start(OWNER, HELLO, spec, once=once()) == first._replace(repeated=True)
             with pytest.raises(KeyReused) as caught:
                 await service.start(OWNER, HELLO, spec, once=once(body=OTHER))
             assert caught.value.field == "Idempotency-Key"
@@ -317,7 +322,7 @@ def test_a_refused_request_leaves_its_key_free() -> None:
         async with rig([reply("one", gates={0: gate}), "two"]) as made:
             ref = await made.start()
             with pytest.raises(Busy):
-                await made.service.start(OWNER, HELLO, RunSpec(), thread=ref.thread, once=once())
+                await made.service.start(OWNER, HELLO, RunSpec(), thread=ref.thread, once=once(), policy="reject")
             gate.set()
             await made.ended(ref)
             again = await made.service.start(OWNER, HELLO, RunSpec(), thread=ref.thread, once=once())
@@ -677,7 +682,7 @@ def test_a_full_disk_ends_readers_with_the_cause_and_the_run_goes_on_when_there_
             assert f"run of thread {ref.thread} stays open: no room" in caplog.text
             store.full = False
             with pytest.raises(Busy):
-                await made.start("again", ref.thread)
+                await strictly(made, "again", ref.thread)
             log = await made.ended(ref)
             assert answer_of(log) == "found again"
             assert answer_of(await made.ended(await made.start("again", ref.thread))) == "next"
@@ -705,7 +710,7 @@ def test_a_run_that_a_full_disk_stopped_goes_on_at_the_next_look_at_it(way: str)
             if way == "cancel":
                 await made.service.cancel(OWNER, ref.thread, ref.run)
             elif way == "repeat":
-                assert await made.service.start(OWNER, HELLO, RunSpec(), once=once()) == (*ref[:2], True)
+                assert await made.service.start(OWNER, HELLO, RunSpec(), once=once()) == ref._replace(repeated=True)
             log = await made.ended(ref)
             assert end_of(log).reason == ("cancelled" if way == "cancel" else "answer")
 

@@ -23,8 +23,9 @@ from stepwell.tools.base import Toolbox
 from stepwell.tools.mark import tool
 from stepwell.wiring.engine import EngineMaker
 from stepwell.wiring.parts import context_of
+from tests.support.audit import audit, check_history
 from tests.support.endpoint import Endpoint, Reply, Request, error, text, tool_calls
-from tests.support.runs import OWNER, audit, bounded, check_history, end_of, events_of, until
+from tests.support.runs import OWNER, bounded, end_of, events_of, until
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)

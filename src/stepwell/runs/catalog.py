@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from stepwell.engines.base import Engine
 from stepwell.events import Effect
 from stepwell.messages import ToolSpec
-from stepwell.specs import Limits, RunSpec
+from stepwell.specs import EngineName, Limits, RunSpec, TaskOptions
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
@@ -59,6 +59,10 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
         limits: What the run may use; None for the settings'.
         output: Name, description and JSON schema of the final answer; None for plain text.
         face: The protocol of the request.
+        engine: The policy that decides the run's steps; empty for the settings'.
+        tasks: How tasks and plans are carried out; None for the settings'.
+        people: Whether somebody can answer the run's questions.
+        key: Whose account the run's spending is on: the id of an API key.
     """
 
     text: str = ""
@@ -74,6 +78,10 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits | None = None
     output: dict[str, Any] | None = None
     face: str = "native"
+    engine: EngineName | Literal[""] = ""
+    tasks: TaskOptions | None = None
+    people: bool = True
+    key: str = ""
 
 
 class Catalog(Protocol):
@@ -92,6 +100,15 @@ class Catalog(Protocol):
 
         Raises:
             InputError: The wish names a model, tool, dialect or prompt that is not there.
+        """
+        ...
+
+    async def admit(self, spec: RunSpec) -> None:
+        """Refuse a run whose key has no means left.
+
+        Raises:
+            LimitReached: A limit of the key is used up.
+            InputError: Under a limit of money something of the run has no known price.
         """
         ...
 

@@ -174,7 +174,7 @@ class Channel:
         """Everything after this number is in the list."""
         self._items: list[Item] = []
         self._base = 0
-        self._open: int | None = None
+        self._open: dict[str, int] = {}
         self._waiters: list[asyncio.Future[bool]] = []
         self._waiting: list[_Waiting] = []
         self.readers = 0
@@ -198,13 +198,19 @@ class Channel:
         if self._waiters or self._waiting:
             self._wake()
 
-    def hold(self, seq: int) -> None:
-        """Keep everything from event `seq` on until `release`: a message is open."""
-        self._open = seq
+    @property
+    def held(self) -> set[str]:
+        """The paths of agents for whose open messages everything is kept."""
+        return set(self._open)
 
-    def release(self) -> None:
-        """Let `_trim` take what `hold` kept."""
-        self._open = None
+    def hold(self, seq: int, path: str = "") -> None:
+        """Keep everything from event `seq` on until `release`: a message of an agent is open."""
+        self._open[path] = seq
+
+    def release(self, *paths: str) -> None:
+        """Let `_trim` take what `hold` kept for these agents."""
+        for path in paths:
+            self._open.pop(path, None)
 
     def close(self) -> None:
         """Tell readers that nothing follows."""
@@ -291,8 +297,8 @@ class Channel:
 
     def _trim(self) -> None:
         cut = len(self._items) - KEEP
-        if self._open is not None:
-            cut = min(cut, bisect_right(self._items, Cursor(self._open - 1), key=place_of))
+        if self._open:
+            cut = min(cut, bisect_right(self._items, Cursor(min(self._open.values()) - 1), key=place_of))
         # A cut must fall on a stored event: a piece without the event that it hangs from has no address.
         while cut > 0 and not isinstance(self._items[cut - 1], Recorded):
             cut -= 1

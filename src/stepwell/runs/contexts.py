@@ -16,11 +16,12 @@ from stepwell.agent.report import ContextReport, Rebuilt, report
 from stepwell.engines.chat import ChatEngine
 from stepwell.errors import ConfigError, InputError, NotFound
 from stepwell.events import LongTermUpdated, Recorded
+from stepwell.log import Log
 from stepwell.messages import ToolSpecs, clean
 from stepwell.runs.driver import Assemble
 from stepwell.runs.service import RunService
 from stepwell.specs import RunSpec
-from stepwell.state import Log, State
+from stepwell.state import State
 
 LONGEST_PIN = 4_000
 """Characters of a pin."""

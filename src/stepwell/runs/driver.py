@@ -13,9 +13,9 @@ from collections.abc import Callable
 from stepwell.engines.base import Engine, close
 from stepwell.engines.words import words
 from stepwell.errors import ConfigError, Conflict, StoreError
-from stepwell.runs.log import ThreadLog, now_ms
+from stepwell.running import RunState
+from stepwell.runs.log import ThreadLog
 from stepwell.specs import RunSpec
-from stepwell.state import RunState
 
 Assemble = Callable[[RunSpec], Engine]
 """Builds the engine of a run; raises ConfigError for a name that the settings do not have."""
@@ -23,10 +23,13 @@ Assemble = Callable[[RunSpec], Engine]
 _log = logging.getLogger("stepwell.runs")
 
 
-async def drive(log: ThreadLog, assemble: Assemble) -> None:
-    """Carry the open run of a log on to its end.
+async def drive(log: ThreadLog, assemble: Assemble) -> RunState | None:
+    """Carry the open run of a log on to its end, or until it waits for somebody.
 
     Returns early when another process took the run over, ended it, or started one of its own first.
+
+    Returns:
+        The run, if it is over now.
 
     Raises:
         CancelledError: The process stops; the run stays open and is resumed later.
@@ -36,16 +39,17 @@ async def drive(log: ThreadLog, assemble: Assemble) -> None:
     async with log.turn:
         run = log.state.run
         if run is None:
-            return
-        driver = _Driver(run)
+            return None
+        driver = _Driver(run, log.now())
         log.interrupt = driver.interrupt
         try:
             await _carry_out(log, assemble, driver)
         finally:
             log.interrupt = None
             driver.leave()
-            if driver.engine is not None:
-                await driver.engine.close()
+            await driver.drop_engine()
+        last = log.state.last
+        return last[0] if last is not None and last[0].seq == run.seq else None
 
 
 async def _carry_out(log: ThreadLog, assemble: Assemble, driver: _Driver) -> None:
@@ -71,9 +75,16 @@ async def _advance(log: ThreadLog, assemble: Assemble, driver: _Driver) -> None:
             elif driver.late:
                 limit = run.spec.limits.seconds
                 await close(log, "limit", "seconds", words("seconds", language, limit=limit))
+            elif run.waiting is not None:
+                return
             else:
                 driver.engine = driver.engine or assemble(run.spec)
-                await driver.engine.step(log)
+                before = log.state.seq
+                if not await driver.engine.step(log):
+                    # Whoever was waited for may have come meanwhile; what goes on then begins from the log alone.
+                    await driver.drop_engine()
+                    if log.state.seq == before:
+                        return
         except StoreError:
             raise
         except ConfigError as error:
@@ -88,9 +99,10 @@ class _Driver:
 
     Args:
         run: The run.
+        now: The time in milliseconds since 1970.
     """
 
-    def __init__(self, run: RunState) -> None:
+    def __init__(self, run: RunState, now: int) -> None:
         self.late = False
         self.engine: Engine | None = None
         self._seq = run.seq
@@ -100,8 +112,9 @@ class _Driver:
         self._timer: asyncio.TimerHandle | None = None
         seconds = run.spec.limits.seconds
         if seconds is not None:
-            left = max(0.0, seconds - (now_ms() - run.started) / 1000)
-            self._timer = asyncio.get_running_loop().call_later(left, self._time_out)
+            left = seconds - (now - run.started) / 1000
+            self.late = left <= 0
+            self._timer = None if self.late else asyncio.get_running_loop().call_later(left, self._time_out)
 
     def own(self, log: ThreadLog) -> RunState | None:
         """Return the run as long as it is open and no other process has taken it over or came first."""
@@ -121,6 +134,12 @@ class _Driver:
         for _ in range(interruptions):
             self._task.uncancel()
         return interruptions > 0 and self._task.cancelling() <= self._before
+
+    async def drop_engine(self) -> None:
+        """Give up what the engine has under way beside the run."""
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            await engine.close()
 
     def leave(self) -> None:
         """Let the task run on as it was before."""

@@ -7,6 +7,8 @@ processes instead.
 from __future__ import annotations
 
 import asyncio
+import functools
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -34,17 +36,25 @@ class InProcessExecutor:
     """Carries runs out as tasks of the current loop."""
 
     def __init__(self) -> None:
-        self._tasks: dict[asyncio.Future[None], str] = {}
+        self._tasks: set[asyncio.Future[None]] = set()
+        self._threads: Counter[str] = Counter()
 
     def submit(self, thread: str, drive: Callable[[], Awaitable[None]]) -> None:
         """Start a task for the run."""
         task = asyncio.ensure_future(drive())
-        self._tasks[task] = thread
-        task.add_done_callback(self._tasks.pop)
+        self._tasks.add(task)
+        self._threads[thread] += 1
+        task.add_done_callback(functools.partial(self._left, thread))
 
     def carries(self, thread: str) -> bool:
         """Tell whether the thread has a task."""
-        return thread in self._tasks.values()
+        return thread in self._threads
+
+    def _left(self, thread: str, task: asyncio.Future[None]) -> None:
+        self._tasks.discard(task)
+        self._threads[thread] -= 1
+        if not self._threads[thread]:
+            del self._threads[thread]
 
     async def stop(self, grace: float) -> None:
         """Wait, then interrupt what is left until nothing is."""

@@ -8,57 +8,48 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from stepwell.contexts import handle_of_blob
 from stepwell.errors import Conflict, NotFound, StoreError
 from stepwell.events import (
+    Asked,
     CallDelta,
-    CancelRequested,
-    LongTermUpdated,
-    MessageAdded,
     MessageEnded,
     MessageStarted,
-    ModelFailed,
     Recorded,
     RunClaimed,
     RunStarted,
-    StepEnded,
-    StepStarted,
+    RunWaiting,
     Stored,
-    SummaryEnded,
-    SummaryStarted,
     TextDelta,
     ThinkingDelta,
-    TitleChanged,
-    ToolEnded,
     ToolProgress,
-    ToolStarted,
     Transient,
     Unknown,
-    WindowLearned,
 )
+from stepwell.log import NO_BLOBS, Log, NestedLog
 from stepwell.messages import Message
 from stepwell.runs.channel import Channel
-from stepwell.state import NO_BLOBS, RunState, State
-from stepwell.store.base import KeyUse, Store, ThreadInfo, is_prefix
-
-FACTS = (
-    MessageEnded,
-    ToolEnded,
-    MessageAdded,
-    CancelRequested,
-    TitleChanged,
-    LongTermUpdated,
-    WindowLearned,
-    SummaryEnded,
-)
-"""What has happened and is kept when another writer came first; the rest was intent and is decided again."""
+from stepwell.runs.facts import KEPT, Losses, facts, fits, referred
+from stepwell.state import NEVER, State
+from stepwell.store.base import KeyUse, Spending, Store, ThreadInfo, is_prefix, spending
 
 
 def now_ms() -> int:
     """Return the time in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
+
+
+def _unheard(time: int) -> None:
+    """Nobody wants to know."""
+
+
+def _nothing(log: ThreadLog) -> None:
+    """Nobody wants to know."""
+
+
+_LOOKED_AT = frozenset({MessageStarted, MessageEnded, Asked, RunWaiting})
+"""Events that the appender itself does something about."""
 
 
 class ThreadLog:
@@ -70,22 +61,34 @@ class ThreadLog:
         state: The fold of what is stored.
         owner: Whose thread it is.
         clock: Gives the time in milliseconds since 1970.
+        alarm: Told a time, in milliseconds since 1970, at which somebody has to look at the thread.
 
     Attributes:
+        outside: Number of the newest event that somebody outside the run appended.
         carried: Number of the run that is to be carried out here; 0 where another process took it.
         turn: Held by whoever drives a run of the thread.
         interrupt: Makes the one who drives look at the log again; None while nobody does.
+        idle: Called with the log when everything recorded is on the disk: whoever recorded it may have left.
     """
 
-    def __init__(self, store: Store, thread: str, state: State, owner: str, clock: Callable[[], int] = now_ms) -> None:
-        self.thread, self.state, self.owner = thread, state, owner
+    def __init__(
+        self,
+        store: Store,
+        thread: str,
+        state: State,
+        owner: str,
+        clock: Callable[[], int] = now_ms,
+        alarm: Callable[[int], None] = _unheard,
+    ) -> None:
+        self.thread, self.state, self.owner, self.path = thread, state, owner, ""
         self.channel = Channel(state.seq)
         self.error: StoreError | None = None
-        self.carried = 0
+        self.carried = self.outside = 0
         self.turn = asyncio.Lock()
         self.interrupt: Callable[[], None] | None = None
+        self.idle: Callable[[ThreadLog], None] = _nothing
         self._rebasing = asyncio.Lock()
-        self._store, self._clock = store, clock
+        self._store, self._clock, self._alarm = store, clock, alarm
         self._unsaved: list[Recorded] = []
         self._saving: list[Recorded] | None = None
         self._blobs: dict[str, bytes] = {}
@@ -94,9 +97,15 @@ class ThreadLog:
         self._scheduled = False
         self._saved = state.seq
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._waiting_outside: list[asyncio.Future[None]] = []
+        self._again: list[Stored] = []
+        """Unsaved events that are decided again by whoever appended them where another writer came first."""
+        self._unusual = state.wake != (NEVER if state.run is None else 0)
+        self._accounts = _accounts(state)
         self._early: list[tuple[int, ToolProgress]] = []
         self._new: ThreadInfo | None = None
-        self._key: KeyUse | None = None
+        self._keys: list[tuple[int, KeyUse]] = []
+        """Uses of keys, with the number of the first event that is stored with each."""
 
     def make(self, new: ThreadInfo) -> None:
         """Store the thread's row with its first events, in one transaction."""
@@ -104,16 +113,35 @@ class ThreadLog:
 
     def use_key(self, use: KeyUse) -> None:
         """Store the use of an idempotency key with the next events, in one transaction."""
-        self._key = use
+        self._keys.append((self.state.seq + 1, use))
+
+    @property
+    def whole(self) -> State:
+        """What the whole thread has come to; see `log.Log`."""
+        return self.state
+
+    def at(self, path: str) -> Log:
+        """Return the log as another agent sees it; see `log.Log`."""
+        return NestedLog(self, path) if path else self
 
     @property
     def busy(self) -> bool:
         """Whether a run is carried out here or events wait for their commit."""
         run = self.state.run
-        return (run is not None and run.seq == self.carried) or self._saving is not None or bool(self._unsaved)
+        carried = run is not None and run.seq == self.carried and run.waiting is None
+        return carried or self._saving is not None or bool(self._unsaved)
 
-    def append(self, *events: Stored, blobs: Mapping[str, bytes] = NO_BLOBS) -> int:
+    def append(
+        self, *events: Stored, blobs: Mapping[str, bytes] = NO_BLOBS, path: str = "", again: bool = False
+    ) -> int:
         """Number and apply events, store them soon with the blobs; return the number of the first.
+
+        Args:
+            events: Stored together, in order.
+            blobs: Results stored whole with them.
+            path: The agent that they happened to.
+            again: Whoever appends them waits for their commit and decides again after a conflict, so that `rebase`
+                must not keep them.
 
         Raises:
             StoreError: The log lost its store or its place; see `rebase`.
@@ -122,29 +150,72 @@ class ThreadLog:
         if blobs:
             self._blobs.update(blobs)
         if self.error is not None:
-            # What has happened is kept for `rebase` even though this appender has lost its place.
-            run = state.run.seq if state.run else 0
-            self._unsaved += [Recorded(0, now, run, event) for event in events if isinstance(event, FACTS)]
-            raise self.error
-        for event in events:
-            seq = state.seq + 1
-            run = seq if isinstance(event, RunStarted) else state.run.seq if state.run else 0
-            recorded = Recorded(seq, now, run, event)
+            raise self._refuse(events, now, path, again)
+        for seq, event in enumerate(events, first):
+            kind = type(event)
+            run = seq if kind is RunStarted else state.run.seq if state.run else 0
+            recorded = Recorded(seq, now, run, event, path)
             state.apply(recorded)
             self._unsaved.append(recorded)
-            if isinstance(event, MessageStarted):
-                self.channel.hold(seq)
-            elif isinstance(event, MessageEnded):
-                self.channel.release()
+            if kind in _LOOKED_AT:
+                self._look_at(event, seq, path)
+        if again:
+            self._again += events
         self._schedule()
         return first
 
-    async def record(self, *events: Stored, durable: bool = False, blobs: Mapping[str, bytes] = NO_BLOBS) -> State:
-        """Number, apply and store events; see `state.Log`."""
-        self.append(*events, blobs=blobs)
+    def _refuse(self, events: Sequence[Stored], now: int, path: str, again: bool) -> StoreError:
+        """Return why nothing can be appended now; what has happened is kept for `rebase` all the same."""
+        error, run = self.error, self.state.run
+        assert error is not None
+        self._keys.clear()  # they belong to what is not appended
+        if not again:
+            number = run.seq if run else 0
+            self._unsaved += [Recorded(0, now, number, event, path) for event in events if isinstance(event, KEPT)]
+        return error
+
+    def _look_at(self, event: Stored, seq: int, path: str) -> None:
+        match event:
+            case MessageStarted():
+                self.channel.hold(seq, path)
+            case MessageEnded():
+                self.channel.release(path)
+            case Asked(until=until) if until:
+                self._alarm(until)
+            case RunWaiting() if self.state.wake < NEVER:
+                self._alarm(self.state.wake)
+            case _:
+                pass
+
+    def tell(self, *events: Stored, path: str = "", again: bool = False) -> int:
+        """Append what came from outside the run, and wake whoever waits for it by `changed`; see `append`."""
+        try:
+            first = self.append(*events, path=path, again=again)
+        finally:
+            self._come(self.state.seq)
+        return first
+
+    def _come(self, seq: int) -> None:
+        self.outside = max(self.outside, seq)
+        waiters, self._waiting_outside = self._waiting_outside, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def changed(self, seq: int) -> None:
+        """Wait until somebody outside has appended something; see `log.Log`."""
+        while self.outside <= seq:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting_outside.append(waiter)
+            await waiter
+
+    async def record(
+        self, *events: Stored, durable: bool = False, blobs: Mapping[str, bytes] = NO_BLOBS, path: str | None = None
+    ) -> None:
+        """Number, apply and store events; see `log.Log`."""
+        self.append(*events, blobs=blobs, path=path or "")
         if durable:
             await self.committed()
-        return self.state
 
     def publish(self, delta: Transient) -> None:
         """Show a transient event to whoever follows."""
@@ -157,9 +228,10 @@ class ThreadLog:
 
     async def committed(self) -> None:
         """Wait until everything recorded so far is on the disk."""
+        if self.error is None:
+            self.flush()
         if self.error is not None:
             raise self.error
-        self.flush()
         target = self.state.seq
         if self._saved >= target:
             return
@@ -194,12 +266,15 @@ class ThreadLog:
             return waiting[found[0]] if len(found) == 1 else None
         return await self._store.blob(self.thread, prefix)
 
-    def partial(self) -> Message:
-        """Return what has been published of the open message."""
-        run = self.state.run
+    def now(self) -> int:
+        """Return the time in milliseconds since 1970; see `log.Log`."""
+        return self._clock()
+
+    def partial(self, message: int) -> Message:
+        """Return what has been published of an open message; see `log.Log`."""
         text: list[str] = []
         thinking: list[str] = []
-        for event in self.channel.pieces(run.message) if run and run.message else []:
+        for event in self.channel.pieces(message) if message else []:
             match event:
                 case TextDelta():
                     text.append(event.text)
@@ -227,37 +302,53 @@ class ThreadLog:
                 raise NotFound("There is no such thread.", "thread")
             self._start_over(stored)
 
-    async def refresh(self) -> None:
-        """Take in what other processes appended, if nothing of ours is under way."""
+    async def refresh(self) -> int:
+        """Take in what other processes appended, if nothing of ours is under way; return how many events are stored."""
         async with self._rebasing:
             stored = await self._store.read(self.thread)
             quiet = self.error is None and self._saving is None and not self._unsaved
             if quiet and len(stored) > self._saved:
                 self._start_over(stored)
+            return max(self._saved, len(stored))
 
     def _start_over(self, stored: list[Recorded]) -> None:
         news = [recorded for recorded in stored if recorded.seq > self._saved]
-        unsaved, blobs, old = self._unsaved, self._blobs, self.state.run
+        again = {id(event) for event in self._again}
+        unsaved = [each for each in self._unsaved if id(each.event) not in again]
+        blobs, old = self._blobs, self.state.run
         state = self.state = State(stored)
+        self._again, self._keys, self._accounts, self._unusual = [], [], {}, True
         self._unsaved, self._early, self.error, self._saved = [], [], None, state.seq
         self._blobs = {}
         if news:
             self.channel.stored(news)
         run = state.run
-        if run is None or not run.message:
-            self.channel.release()
+        self.channel.release(*self.channel.held.difference(open_messages(state)))
         claimed = any(isinstance(each.event, RunClaimed) for each in news)
         if claimed or (run is not None and news and run.seq >= news[0].seq):
             self.carried = 0
-        kept = [] if state.foreign else [each for each in _facts(unsaved) if self._keep(each, claimed, blobs)]
+        kept = self._keep_facts([] if state.foreign else facts(unsaved), news, claimed, blobs)
         same = run is not None and old is not None and run.seq == old.seq and not claimed and run.cancel is None
+        if news:
+            self._come(state.seq)
         if self.interrupt is not None and not (same and len(kept) == len(unsaved)):
             self.interrupt()
 
+    def _keep_facts(
+        self, found: list[Recorded], news: list[Recorded], claimed: bool, blobs: Mapping[str, bytes]
+    ) -> list[Recorded]:
+        kept, losses = list[Recorded](), Losses(news)
+        for each in found:
+            if not losses.hold(each) and self._keep(each, claimed, blobs):
+                kept.append(each)
+            else:
+                losses.add(each)
+        return kept
+
     def _keep(self, recorded: Recorded, claimed: bool, blobs: Mapping[str, bytes]) -> bool:
-        if isinstance(recorded.event, Unknown) or not _fits(recorded, self.state, claimed):
+        if isinstance(recorded.event, Unknown) or not fits(recorded, self.state, claimed):
             return False
-        self.append(recorded.event, blobs=_referred(recorded.event, blobs))
+        self.append(recorded.event, blobs=referred(recorded.event, blobs), path=recorded.path)
         return True
 
     def _schedule(self) -> None:
@@ -274,15 +365,47 @@ class ThreadLog:
         self._scheduled = False
         if self._saving is not None or not self._unsaved:
             return
+        key = self._keys.pop(0)[1] if self._keys else None
         batch, self._unsaved = self._unsaved, []
+        if self._keys:
+            # An append takes one key: what another one belongs to comes after it.
+            upto = self._keys[0][0]
+            self._unsaved = [each for each in batch if each.seq >= upto]
+            batch = batch[: len(batch) - len(self._unsaved)]
         blobs, self._blobs = self._blobs, {}
         self._saving, self._saving_blobs = batch, blobs
-        new, key, self._new, self._key = self._new, self._key, None, None
-        future = self._store.append(self.thread, batch, expect=batch[0].seq - 1, new=new, key=key, blobs=blobs)
+        new, self._new = self._new, None
+        future = self._store.append(
+            self.thread,
+            batch,
+            expect=batch[0].seq - 1,
+            new=new,
+            key=key,
+            blobs=blobs,
+            wake=self._wake_to_store(),
+            spent=self._spent_to_store(),
+        )
         if future.done():
             self._settle(future)
         else:
             future.add_done_callback(self._settle)
+
+    def _wake_to_store(self) -> int | None:
+        """Return when the thread has work by itself, where the start or end of a run does not say it."""
+        state = self.state
+        if self._unsaved:
+            self._unusual = True
+            return 0  # the state is that after the next append, which says more
+        usual, wake = (NEVER if state.run is None else 0), state.wake
+        told, self._unusual = self._unusual, wake != usual
+        return wake if told or self._unusual else None
+
+    def _spent_to_store(self) -> dict[str, Spending]:
+        """Return what the thread has put on accounts, where that has changed."""
+        if not _pays(self.state):
+            return {}
+        before, self._accounts = self._accounts, _accounts(self.state)
+        return {key: total for key, total in self._accounts.items() if before.get(key) != total}
 
     def _settle(self, future: asyncio.Future[None]) -> None:
         batch, self._saving = self._saving or [], None
@@ -290,10 +413,18 @@ class ThreadLog:
         error = future.exception()
         if error is None:
             self._saved = batch[-1].seq
+            if self._again and not self._unsaved:
+                self._again = []
+            elif self._again:
+                saved = {id(each.event) for each in batch}
+                self._again = [event for event in self._again if id(event) not in saved]
             self._show(batch)
-            self._wake()
+            if self._waiters:
+                self._wake()
             if self._unsaved:
                 self._save()
+            else:
+                self.idle(self)
             return
         self.error = error if isinstance(error, StoreError) else StoreError(str(error))
         self._unsaved = batch + self._unsaved
@@ -328,87 +459,22 @@ class ThreadLog:
         self._waiters = left
 
 
-def _referred(event: Stored, blobs: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the blobs that an event refers to, by their hash or by a handle in its text."""
-    if not isinstance(event, ToolEnded):
+def _accounts(state: State) -> dict[str, Spending]:
+    """Return what the thread has put on the accounts of keys."""
+    if not _pays(state):
         return {}
-    return {hash: data for hash, data in blobs.items() if hash == event.blob or handle_of_blob(hash) in event.content}
+    keys = set(state.spent_by_key)
+    if state.run is not None and state.run.spec.key:
+        keys.add(state.run.spec.key)
+    return {key: spending(state.account(key)) for key in keys}
 
 
-def _is_command(event: Stored | Unknown) -> bool:
-    """Tell whether somebody asked for it from outside, whichever run is open."""
-    if isinstance(event, LongTermUpdated):
-        return event.pinned is not None or event.unpinned is not None
-    return isinstance(event, TitleChanged)
+def _pays(state: State) -> bool:
+    """Tell whether the thread has put anything on the account of a key."""
+    return bool(state.spent_by_key) or (state.run is not None and state.run.spec.key != "")
 
 
-def _facts(unsaved: list[Recorded]) -> list[Recorded]:
-    """Return the facts with the brackets that they end; a run that lost the race to start is dropped whole."""
-    starts = [index for index, each in enumerate(unsaved) if isinstance(each.event, RunStarted)]
-    if starts:
-        commands = [each for each in unsaved[starts[0] :] if _is_command(each.event)]
-        unsaved = unsaved[: starts[0]] + commands
-    summaries = {_covered(each.event) for each in unsaved if isinstance(each.event, SummaryEnded)}
-    ended = {each.event.call for each in unsaved if isinstance(each.event, ToolEnded)}
-    replies = [index for index, each in enumerate(unsaved) if isinstance(each.event, MessageEnded)]
-    kept: list[Recorded] = []
-    for index, each in enumerate(unsaved):
-        match each.event:
-            case ToolStarted(call=call):
-                keep = call in ended
-            case SummaryStarted() as started:
-                keep = _covered(started) in summaries
-            case StepStarted() | StepEnded() | MessageStarted() | ModelFailed():
-                keep = bool(replies) and index < replies[-1]
-            case RunClaimed():
-                keep = True  # whoever goes on without it would not be known to have taken the run
-            case event:
-                keep = isinstance(event, FACTS)
-        if keep:
-            kept.append(each)
-    return kept
-
-
-def _covered(event: SummaryStarted | SummaryEnded) -> tuple[str, int, int]:
-    return event.kind, event.first, event.last
-
-
-def _fits(recorded: Recorded, state: State, claimed: bool) -> bool:
-    """Tell whether a fact can still follow: what it is about is open, and is not another process's by now."""
-    event, run = recorded.event, state.run
-    if _is_command(event):
-        return True
-    if recorded.run != (run.seq if run else 0):
-        return False
-    match event:
-        case LongTermUpdated():
-            return not claimed
-        case WindowLearned():
-            known = state.windows.get(event.model, 0)
-            return not claimed and (not known or event.window < known)
-        case SummaryStarted():
-            return not claimed and event.kind not in state.history.summarizing
-        case SummaryEnded():
-            under_way = state.history.summarizing.get(event.kind)
-            return not claimed and under_way is not None and _covered(under_way) == _covered(event)
-        case _:
-            return run is not None and _fits_run(event, run, claimed)
-
-
-def _fits_run(event: Stored | Unknown, run: RunState, claimed: bool) -> bool:
-    match event:
-        case RunClaimed():
-            return not claimed and event.epoch == run.epoch + 1
-        case CancelRequested():
-            return run.cancel is None
-        case ToolStarted() | ToolEnded():
-            call = run.calls.get(event.call)
-            return call is not None and not (call.started if isinstance(event, ToolStarted) else call.ended)
-        case StepStarted():
-            return not claimed and not run.step
-        case MessageStarted():
-            return not claimed and run.step > 0 and not run.message
-        case StepEnded():
-            return not claimed and run.step > 0 and not run.message and not run.unanswered()
-        case _:
-            return not claimed and run.message > 0
+def open_messages(state: State) -> set[str]:
+    """Return the paths of agents that have an open message."""
+    agents = [state, *state.agents.values()]
+    return {agent.path for agent in agents if agent.run is not None and agent.run.message}

@@ -1,175 +1,103 @@
 """The run service: the one door to threads and runs for faces, the command line and the library.
 
-It checks owners, starts, cancels and resumes runs, and lets clients follow. It knows no wire protocol; drives
-no engine itself (`driver.py`) and appends through the one `ThreadLog` of each thread.
+It checks owners, starts, cancels and resumes runs, and sees to it that those who wait go on. It knows no wire protocol;
+drives no engine itself (`driver.py`) and appends through the one `ThreadLog` of each thread. What people do to runs and
+threads besides is in `people.py`, `queue.py` and `forks.py`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import secrets
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
-from typing import NamedTuple
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing, suppress
 
 import msgspec
 
 from stepwell.engines.base import Engine, close
 from stepwell.engines.words import words
-from stepwell.errors import Busy, Conflict, InputError, KeyReused, NotFound, StoreError
+from stepwell.errors import Busy, Conflict, NotFound, StoreError
 from stepwell.events import (
+    Answered,
     CancelRequested,
     MessageAdded,
-    Recorded,
+    MessageQueued,
+    Policy,
+    PolicyChanged,
+    QueueEdited,
     RunClaimed,
     RunEnded,
     RunStarted,
+    Steered,
     Stored,
-    TitleChanged,
 )
 from stepwell.messages import Message, clean
-from stepwell.runs.channel import Cursor, Eager, Item, join, place_of
+from stepwell.running import RunState
+from stepwell.runs.alarm import Alarm
+from stepwell.runs.channel import Cursor, Item
 from stepwell.runs.driver import Assemble, drive
 from stepwell.runs.executor import Executor, InProcessExecutor
-from stepwell.runs.locks import Lock, held
 from stepwell.runs.log import ThreadLog, now_ms
+from stepwell.runs.requests import NewThread, Once, RunRef
+from stepwell.runs.threads import Threads, check_known
 from stepwell.specs import RunSpec
-from stepwell.state import State
+from stepwell.state import NEVER
 from stepwell.store.base import KeyUse, Store, ThreadInfo
 
-PAGE = 500
-"""Events read from the store at a time."""
-TITLE = 80
-"""Characters of a first message that become its thread's title."""
+__all__ = ["GRACE", "NewThread", "Once", "RunRef", "RunService"]
+
 GRACE = 5.0
 """Seconds that runs get to reach an end when the service stops."""
+AGAIN = 5_000
+"""Milliseconds until what is overdue is looked for again after the store failed."""
+
+_QUIET = (MessageQueued, QueueEdited, PolicyChanged)
+"""What a waiting run does not go on for."""
 
 _log = logging.getLogger("stepwell.runs")
 
-
-class RunRef(NamedTuple):
-    """A run's address.
-
-    Args:
-        thread: The thread's id.
-        run: The number of its `RunStarted`.
-        repeated: The request was a repetition; the run was there already.
-    """
-
-    thread: str
-    run: int
-    repeated: bool = False
+Decide = Callable[[], Sequence[tuple[str, Stored]]]
+"""Looks at the log as it is now and returns what is appended, with the agents that it happens to; nothing for
+nothing. May raise."""
 
 
-class Once(NamedTuple):
-    """What makes a request happen once.
-
-    Args:
-        route: The key's scope besides the owner.
-        key: The client's idempotency key.
-        body: SHA-256 of the request's body.
-    """
-
-    route: str
-    key: str
-    body: str
-
-
-class NewThread(NamedTuple):
-    """How a thread should be made.
-
-    Args:
-        title: Empty: the beginning of the first message.
-        history: Earlier messages to begin with.
-        expires: When it may be removed, in milliseconds since 1970; 0 never.
-    """
-
-    title: str = ""
-    history: Sequence[Message] = ()
-    expires: int = 0
-
-
-class RunService:
+class RunService(Threads):
     """Threads and runs over a store.
 
     Args:
         store: Where logs live.
         assemble: Builds the engine of a run.
         executor: Who carries runs out; by default tasks of this process.
+        clock: Gives the time in milliseconds since 1970; it may jump.
+        ended: Told each run that came to its end here.
     """
 
-    def __init__(self, store: Store, assemble: Assemble, executor: Executor | None = None) -> None:
-        self.store, self._assemble = store, assemble
+    def __init__(
+        self,
+        store: Store,
+        assemble: Assemble,
+        executor: Executor | None = None,
+        clock: Callable[[], int] = now_ms,
+        ended: Callable[[RunState], None] | None = None,
+    ) -> None:
+        self._alarm = Alarm(clock, self._ring)
+        super().__init__(store, clock, self._alarm.set)
+        self._assemble, self._ended = assemble, ended
         self._executor = executor or InProcessExecutor()
-        self._logs: dict[str, ThreadLog] = {}
-        self._loading: dict[str, Lock] = {}
-        self._keys: dict[tuple[str, str, str], Lock] = {}
         self._orphans: set[str] = set()
+        self._leaving: set[str] = set()
         self._stopping = False
-
-    # threads
-
-    async def create(self, owner: str, *, title: str = "", once: Once | None = None) -> ThreadInfo:
-        """Make an empty thread.
-
-        Raises:
-            KeyReused: The idempotency key came before with another body.
-        """
-        async with held(self._keys, (owner, once.route, once.key) if once else None):
-            used = await self._used(owner, once)
-            if used is not None:
-                return await self.info(owner, used.thread)
-            info = ThreadInfo(secrets.token_hex(16), owner, clean(title), now_ms())
-            use = KeyUse(owner, once.route, once.key, once.body, info.id) if once else None
-            await asyncio.shield(self.store.append(info.id, (), expect=0, new=info, key=use))
-            return info
-
-    async def info(self, owner: str, thread: str) -> ThreadInfo:
-        """Return a thread's row.
-
-        Raises:
-            NotFound: There is none, or it is another owner's.
-        """
-        if (log := self._logs.get(thread)) is not None:
-            log.flush()
-        info = await self.store.thread(thread)
-        if info is None or info.owner != owner:
-            raise NotFound("There is no such thread.", "thread")
-        return info
-
-    async def threads(self, owner: str, *, before: str = "", limit: int = 50) -> list[ThreadInfo]:
-        """Return an owner's threads, newest first."""
-        for log in self._logs.values():
-            log.flush()
-        return await self.store.threads(owner, before=before, limit=limit)
-
-    async def rename(self, owner: str, thread: str, title: str) -> ThreadInfo:
-        """Give a thread another title."""
-        async with self.using(owner, thread) as log:
-            await self.tell(log, TitleChanged(clean(title)))
-        return await self.info(owner, thread)
 
     async def delete(self, owner: str, thread: str) -> None:
         """Remove a thread; an open run is cancelled first."""
         async with self.using(owner, thread) as log:
-            if log.state.run is not None:
-                await self.cancel(owner, thread, log.state.run.seq)
-            async with log.turn:  # whoever drove the run has left
-                await self._remove(thread)
-
-    async def purge(self) -> int:
-        """Remove threads whose time is over; return how many."""
-        expired = await self.store.expired(now_ms())
-        for thread in expired:
-            await self._remove(thread)
-        return len(expired)
-
-    async def _remove(self, thread: str) -> None:
-        await self.store.delete(thread)
-        log = self._logs.pop(thread, None)
-        if log is not None:
-            log.channel.close()
+            self._leaving.add(thread)
+            try:
+                if log.state.run is not None:
+                    await self.cancel(owner, thread, log.state.run.seq)
+                async with log.turn:  # whoever drove the run has left
+                    await self._remove(thread)
+            finally:
+                self._leaving.discard(thread)
 
     # runs
 
@@ -182,6 +110,7 @@ class RunService:
         thread: str = "",
         new: NewThread | None = None,
         once: Once | None = None,
+        policy: Policy | str = "",
     ) -> RunRef:
         """Store a message and start a run on it; both are durable when this returns.
 
@@ -192,26 +121,51 @@ class RunService:
             thread: Where; empty makes a thread.
             new: How to make it.
             once: Makes the request happen once.
+            policy: What becomes of it while a run is open; empty for what the thread says.
+
+        Returns:
+            The run; or 0 and the number under which the message waits; or the open run and the number under which it
+            was told of it.
 
         Raises:
             NotFound: There is no such thread.
-            Busy: The thread has an open run.
+            Busy: The thread has an open run, and the policy is `reject`.
             KeyReused: The idempotency key came before with another body.
         """
-        async with held(self._keys, (owner, once.route, once.key) if once else None):
-            used = await self._used(owner, once)
-            while used is None:
-                log = await self.begin(owner, message, spec, thread=thread, new=new, once=once)
-                self._submit(log)
-                run = log.carried
-                try:
-                    await log.committed()
-                except Conflict:
-                    # Another process came first: with this key, with a run of its own, or with something small.
-                    used = await self._used(owner, once)
-                else:
-                    return RunRef(log.thread, run)
-            return RunRef(used.thread, used.run, True)
+
+        async def enter() -> RunRef:
+            log = await self._current(owner, thread) if thread else self._make(owner, message, new or NewThread())
+            return await self._entered(log, message, spec, policy, once, new)
+
+        return await self.do_once(owner, once, enter)
+
+    async def _entered(
+        self, log: ThreadLog, message: Message, spec: RunSpec, policy: str, once: Once | None, new: NewThread | None
+    ) -> RunRef:
+        try:
+            ref = self._enter(log, message, spec, policy, once, new)
+            await log.committed()
+        finally:
+            self._let_go(log)
+        return ref
+
+    def _enter(
+        self, log: ThreadLog, message: Message, spec: RunSpec, policy: str, once: Once | None, new: NewThread | None
+    ) -> RunRef:
+        """Start a run, or do with the message what the policy says."""
+        state, run, message = log.state, log.state.run, _cleaned(message)
+        if run is None and not state.queue:
+            self._begin(log, message, spec, once, new)
+            self._submit(log)
+            return RunRef(log.thread, log.carried)
+        policy = policy or state.policy
+        if policy == "reject":
+            raise Busy("The thread has an open run; wait for its end or cancel it.", "thread")
+        if run is None or policy == "queue" or run.cancel is not None:
+            return RunRef(log.thread, 0, queued=self._put(log, (("", MessageQueued(message, spec)),), once=once))
+        interrupts = policy == "interrupt"
+        seq = self._put(log, (("", Steered(message, interrupts)),), interrupts=interrupts, once=once)
+        return RunRef(log.thread, run.seq, steered=seq)
 
     async def begin(
         self,
@@ -223,17 +177,27 @@ class RunService:
         new: NewThread | None = None,
         once: Once | None = None,
     ) -> ThreadLog:
-        """Record a message and the start of a run without driving it; see `start`."""
+        """Record a message and the start of a run without driving it; see `start`.
+
+        Raises:
+            Busy: The thread has an open run.
+        """
         log = await self._current(owner, thread) if thread else self._make(owner, message, new or NewThread())
         if log.state.run is not None:
             self._let_go(log)
             raise Busy("The thread has an open run; wait for its end or cancel it.", "thread")
+        self._begin(log, _cleaned(message), spec, once, new)
+        return log
+
+    def _begin(self, log: ThreadLog, message: Message, spec: RunSpec, once: Once | None, new: NewThread | None) -> None:
         history = [MessageAdded(_cleaned(each), "history") for each in (new.history if new else ())]
         log.carried = log.state.seq + len(history) + 1
+        self._use_key(log, once, log.carried)
+        log.append(*history, RunStarted(spec), MessageAdded(message), again=True)
+
+    def _use_key(self, log: ThreadLog, once: Once | None, seq: int) -> None:
         if once is not None:
-            log.use_key(KeyUse(owner, once.route, once.key, once.body, log.thread, log.carried))
-        log.append(*history, RunStarted(spec), MessageAdded(_cleaned(message)))
-        return log
+            log.use_key(KeyUse(log.owner, once.route, once.key, once.body, log.thread, seq))
 
     async def stream(self, owner: str, message: Message, spec: RunSpec, *, thread: str = "") -> AsyncGenerator[Item]:
         """Start a run and yield everything of it as it happens, its `RunEnded` last; see `start`."""
@@ -248,18 +212,21 @@ class RunService:
                         return
 
     async def drive(self, log: ThreadLog) -> None:
-        """Carry a run out in the caller's own task."""
+        """Carry a run out in the caller's own task, until it is over or waits for somebody."""
         try:
-            await drive(log, self._assemble)
+            over = await drive(log, self._assemble)
         except NotFound:
             raise
         except BaseException:
             self._orphans.add(log.thread)
             raise
         else:
+            if over is not None and self._ended is not None:
+                self._ended(over)
             if log.state.run is not None and log.state.run.seq != log.carried:
                 # Another process carries a run out here now: what it does has to be read from the store.
                 log.channel.close()
+            self.next(log)
         finally:
             self._let_go(log)
 
@@ -270,6 +237,7 @@ class RunService:
             if run is not None and run.seq == number:
                 log.append(CancelRequested())
                 await close(log, "cancelled", "cancelled", words("cancelled", run.spec.language))
+                self.next(log)
             self._orphans.discard(log.thread)
         except StoreError as error:
             _log.error("run %s.%s stays open: %s", log.thread, number, error)
@@ -284,9 +252,9 @@ class RunService:
         async with self.using(owner, thread) as log:
             state = log.state.run
             if state is None or state.seq != run:
-                await self._check_run(thread, run)
+                await self.check_run(thread, run)
                 return
-            _check_known(log)
+            check_known(log)
             if state.cancel is None:
                 with suppress(Conflict):  # it is kept, and appended after what came first
                     log.append(CancelRequested(clean(reason)))
@@ -294,152 +262,186 @@ class RunService:
                     log.interrupt()
                 else:
                     self._submit(log)
-            await self._committed(log)
+            await self.committed(log)
 
-    async def resume(self) -> int:
-        """Take over every unfinished run of the store and go on with it; return how many."""
-        taken = 0
-        for info in await self.store.open_runs():
-            log = await self._open(info.owner, info.id)
-            if log.state.foreign:
-                _log.error("run of thread %s is not resumed: it has events of a newer version", info.id)
-                self._let_go(log)
-            elif log.state.run is not None and log.interrupt is None and not self._executor.carries(info.id):
-                self._claim(log)
-                taken += 1
-        return taken
-
-    async def stop(self, grace: float = GRACE) -> None:
-        """Interrupt what runs, leaving its logs open, and close the store."""
-        self._stopping = True
-        await self._executor.stop(grace)
-        for log in self._logs.values():
-            log.channel.close()
-        await self.store.close()
-
-    # following
-
-    async def events(self, owner: str, thread: str, *, after: int = 0, limit: int = PAGE) -> list[Recorded]:
-        """Return stored events with numbers above `after`, at most `limit`."""
-        await self.info(owner, thread)
-        return await self.store.read(thread, after=after, limit=limit)
-
-    async def follow(
-        self, owner: str, thread: str, cursor: Cursor | None = None, eager: Eager | None = None
-    ) -> AsyncGenerator[list[Item]]:
-        """Yield what lies beyond a cursor, then what happens, in batches, until the thread is deleted.
-
-        An empty batch means that `beat` was called while nothing happened.
-
-        Args:
-            owner: Who asks.
-            thread: Which thread.
-            cursor: The last that the client has seen.
-            eager: Takes what happens while the follower waits, so that it is not yielded.
-
-        Raises:
-            NotFound: There is no such thread.
-            InputError: The cursor lies in the future.
-            StoreError: The store failed.
-        """
-        async with self.using(owner, thread) as log:
-            place = cursor or Cursor()
-            if place.seq > log.state.seq:
-                raise InputError(f"The thread ends with event {log.state.seq}; {place} is not there yet.", "after")
-            async with aclosing(self._follow(log, place, eager)) as batches:
-                async for items in batches:
-                    yield items
-
-    async def _follow(self, log: ThreadLog, cursor: Cursor, eager: Eager | None) -> AsyncGenerator[list[Item]]:
-        channel = log.channel
-        while True:
-            while cursor.seq < channel.first:
-                # Not beyond `first`: pieces hang from the events that the channel has.
-                limit = min(PAGE, channel.first - cursor.seq)
-                older = await self.store.read(log.thread, after=cursor.seq, limit=limit)
-                if not older:
-                    break
-                cursor = Cursor(older[-1].seq)
-                yield list(older)
-            items, place = channel.after(cursor)
-            while items is not None:
-                if items:
-                    cursor = place_of(items[-1])
-                    yield join(items)
-                elif log.error is not None and not isinstance(log.error, Conflict):
-                    raise log.error
-                elif channel.closed:
-                    return
-                else:
-                    shown, place, cursor = await channel.pass_on(eager, place, cursor)
-                    if not shown:
-                        yield []
-                items, place = channel.since(place)
-
-    def beat(self) -> None:
-        """Let every waiting follower yield an empty batch, so that faces can tell clients that all is well."""
-        for log in self._logs.values():
-            log.channel.beat()
+    async def check_run(self, thread: str, run: int) -> None:
+        """Raise NotFound where a thread never had a run of this number."""
+        found = await self.store.read(thread, after=run - 1, limit=1) if run > 0 else []
+        if not found or not isinstance(found[0].event, RunStarted):
+            raise NotFound("There is no such run.", "run")
 
     def engine(self, spec: RunSpec) -> Engine:
         """Build the engine of a run."""
         return self._assemble(spec)
 
+    # what waits
+
+    async def resume(self) -> int:
+        """Go on with every run of the store that nobody carries out and that waits for nothing; return how many.
+
+        Questions whose time is over are decided first, and messages that wait for no run any more start theirs.
+        """
+        taken = await self.expire()
+        for info in await self.store.due(self.now()):
+            with suppress(NotFound):  # removed meanwhile
+                taken += await self._resume(info)
+        self._alarm.set(await self.store.next_wake(self.now()))
+        return taken
+
+    async def _resume(self, info: ThreadInfo) -> bool:
+        async with self.using(info.owner, info.id) as log:
+            if log.error is not None:
+                await log.rebase()
+            elif info.seq > log.state.seq:
+                await log.refresh()  # a process that died appended to a thread that somebody follows here
+            run = log.state.run
+            if log.state.foreign:
+                _log.error("run of thread %s is not resumed: it has events of a newer version", info.id)
+            elif run is None:
+                return self.next(log)
+            elif run.waiting is None and log.interrupt is None and not self._executor.carries(info.id):
+                self._claim(log)
+                return True
+        return False
+
+    async def expire(self) -> int:
+        """Decide every question whose time is over, and end waiting runs whose time is; return how many go on."""
+        self.flush()
+        now, going = self.now(), 0
+        for info in await self.store.overdue(now):
+            with suppress(NotFound):  # removed meanwhile
+                async with self.using(info.owner, info.id) as log:
+                    going += 0 if log.state.foreign else await self._expire(log, now)
+        return going
+
+    async def _expire(self, log: ThreadLog, now: int) -> bool:
+        def overdue() -> list[tuple[str, Stored]]:
+            return [
+                (each.path, Answered(each.seq, "expired", each.event.default or ""))
+                for each in list(log.state.questions.values())
+                if 0 < each.event.until <= now
+            ]
+
+        run = log.state.run
+        waited = run is not None and run.waiting is not None
+        await self.decide(log, overdue)
+        run = log.state.run
+        if waited and run is not None and run.waiting is not None and log.state.wake <= now:
+            self._claim(log)  # the time of the run itself is over, and the driver ends it
+        return waited
+
+    async def _ring(self) -> int:
+        try:
+            await self.expire()
+            return await self.store.next_wake(self.now())
+        except StoreError as error:
+            _log.error("what is overdue cannot be looked for: %s", error)
+            return NEVER if self._stopping else self.now() + AGAIN
+
+    def next(self, log: ThreadLog) -> bool:
+        """Start the run of the first message that waits, where none is open; return whether one was."""
+        state = log.state
+        idle = state.run is None and log.error is None and not state.foreign
+        if not idle or not state.queue or self._stopping or log.thread in self._leaving:
+            return False
+        item = state.queue[0]
+        log.append(RunStarted(item.spec, item.seq), MessageAdded(item.message))
+        self._submit(log)
+        return True
+
+    async def stop(self, grace: float = GRACE) -> None:
+        """Interrupt what runs, leaving its logs open, and close the store."""
+        self._stopping = True
+        await self._alarm.stop()
+        await self._executor.stop(grace)
+        for log in self._logs.values():
+            log.channel.close()
+        await self.store.close()
+
+    # what comes from outside
+
+    async def decide(
+        self,
+        log: ThreadLog,
+        decide: Decide,
+        *,
+        interrupts: bool = False,
+        once: Once | None = None,
+        number: Callable[[int], int] | None = None,
+    ) -> int:
+        """Append what happens to a thread from outside, have a waiting run go on, and wait for the commit.
+
+        Args:
+            log: The thread's, held by `using`.
+            decide: Says what is appended; asked again where another process came first.
+            interrupts: What is under way is to be looked at again at once.
+            once: Makes the request happen once; see `do_once`, in which this then has to be called.
+            number: Says from the number of the first event which number the key's use leads to; None for that one.
+
+        Returns:
+            The number of the first event; 0 for none.
+
+        Raises:
+            Conflict: Another process came first, and there is a key that it may have used.
+        """
+        while True:
+            if log.error is not None:
+                await log.rebase()
+            check_known(log)
+            chosen = decide()
+            try:
+                first = self._put(log, chosen, interrupts=interrupts, once=once, number=number) if chosen else 0
+                await log.committed()
+            except Conflict:
+                if once is not None:
+                    raise
+                continue
+            return first
+
+    def _put(
+        self,
+        log: ThreadLog,
+        chosen: Sequence[tuple[str, Stored]],
+        *,
+        interrupts: bool = False,
+        once: Once | None = None,
+        number: Callable[[int], int] | None = None,
+    ) -> int:
+        waited = log.state.run is not None and log.state.run.waiting is not None
+        if self._is_lost(log) and not all(isinstance(event, _QUIET) for _, event in chosen):
+            assert log.state.run is not None
+            log.append(RunClaimed(log.state.run.epoch + 1))
+        first = log.state.seq + 1
+        self._use_key(log, once, number(first) if number else first)
+        for path, event in chosen:
+            log.tell(event, path=path, again=True)
+        run = log.state.run
+        if run is None:
+            self.next(log)
+        elif run.seq >= first:
+            self._submit(log)
+        elif run.waiting is None and log.interrupt is not None and (waited or interrupts):
+            log.interrupt()
+        elif run.waiting is None and waited:
+            self._submit(log)
+        return first
+
+    def _is_lost(self, log: ThreadLog) -> bool:
+        """Tell whether a run waits and nobody in this process has it."""
+        run = log.state.run
+        return run is not None and run.waiting is not None and log.interrupt is None and run.seq != log.carried
+
     # inside
 
-    async def _used(self, owner: str, once: Once | None) -> KeyUse | None:
-        if once is None:
-            return None
-        used = await self.store.key_use(owner, once.route, once.key)
-        if used is not None and used.body != once.body:
-            raise KeyReused(field="Idempotency-Key")
-        return used
-
-    def _make(self, owner: str, message: Message, new: NewThread) -> ThreadLog:
-        id = secrets.token_hex(16)
-        title = new.title or " ".join(message.content.split())[:TITLE]
-        log = self._logs[id] = ThreadLog(self.store, id, State(), owner)
-        log.make(ThreadInfo(id, owner, title, now_ms(), expires=new.expires))
-        return log
-
     async def _open(self, owner: str, thread: str) -> ThreadLog:
-        log = self._logs.get(thread)
-        if log is None or log.owner != owner:
-            async with held(self._loading, thread):
-                info = await self.info(owner, thread)
-                log = self._logs.get(thread)  # somebody else may have read it meanwhile
-                if log is None:
-                    log = ThreadLog(self.store, thread, State(await self.store.read(thread)), info.owner)
-                    self._logs[thread] = log
+        log = await super()._open(owner, thread)
         if thread in self._orphans:
             self._orphans.discard(thread)
+            if log.error is not None:
+                await log.rebase()
             if log.state.run is not None:
                 self._claim(log)
         return log
-
-    async def _current(self, owner: str, thread: str) -> ThreadLog:
-        """Open a log to write to it, with everything that other processes appended."""
-        log = await self._open(owner, thread)
-        if log.error is not None:
-            await log.rebase()
-        elif log.state.run is not None and log.state.run.seq != log.carried:
-            await log.refresh()  # another process carries it out, and may have ended it
-        _check_known(log)
-        return log
-
-    async def tell(self, log: ThreadLog, event: Stored) -> None:
-        """Record what somebody asks for, and wait for its commit; whoever calls holds the log by `using`."""
-        _check_known(log)
-        with suppress(Conflict):  # it is kept, and appended after what came first
-            log.append(event)
-        await self._committed(log)
-
-    async def _committed(self, log: ThreadLog) -> None:
-        while True:
-            try:
-                return await log.committed()
-            except Conflict:
-                await log.rebase()
 
     def _claim(self, log: ThreadLog) -> None:
         """Go on with an open run that nobody carries out."""
@@ -447,23 +449,11 @@ class RunService:
         log.append(RunClaimed(log.state.run.epoch + 1))
         self._submit(log)
 
-    @asynccontextmanager
-    async def using(self, owner: str, thread: str) -> AsyncGenerator[ThreadLog]:
-        """Hold a thread's log."""
-        log = await self._open(owner, thread)
-        log.channel.readers += 1
-        log.flush()
-        try:
-            yield log
-        finally:
-            log.channel.readers -= 1
-            self._let_go(log)
-
-    def _let_go(self, log: ThreadLog) -> None:
-        """Forget a log that nobody uses, for the store has all of it, or that is of no use any more."""
-        unused = not log.busy and not log.channel.readers
-        if (unused or log.channel.closed) and log.interrupt is None and self._logs.get(log.thread) is log:
-            del self._logs[log.thread]
+    async def carry(self, owner: str, thread: str) -> None:
+        """Have the open run of a thread that was just made carried out."""
+        async with self.using(owner, thread) as log:
+            if log.state.run is not None and log.state.run.seq != log.carried:
+                self._submit(log)
 
     def _submit(self, log: ThreadLog) -> None:
         """Have the open run carried out here; while another is about to leave the thread, after it."""
@@ -482,17 +472,6 @@ class RunService:
 
         if not self._stopping:
             self._executor.submit(log.thread, carry_out)
-
-    async def _check_run(self, thread: str, run: int) -> None:
-        found = await self.store.read(thread, after=run - 1, limit=1) if run > 0 else []
-        if not found or not isinstance(found[0].event, RunStarted):
-            raise NotFound("There is no such run.", "run")
-
-
-def _check_known(log: ThreadLog) -> None:
-    if log.state.foreign:
-        number = log.state.foreign[0]
-        raise InputError(f"Event {number} of the thread was written by a newer version; use that one.", "thread")
 
 
 def _cleaned(message: Message) -> Message:

@@ -7,8 +7,8 @@ import math
 import sys
 import threading
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, cast
 
 import msgspec
 import pydantic
@@ -699,3 +699,61 @@ def test_the_tools_module_loads_neither_pydantic_nor_a_client() -> None:
         return (await process.communicate())[0]
 
     assert asyncio.run(main()).strip() == b"[]"
+
+
+# looking whether a call happened
+
+
+def looked(found: Any, *, timeout: float = 60.0, most: int | None = None) -> ToolResult | None:
+    """Ask the probe of a tool, whose call is prepared, what came of it."""
+
+    async def probe(key: str, arguments: dict[str, Any], context: ToolContext) -> Any:
+        assert (key, arguments) == (context.key, {"a": 1})
+        return await cast(Awaitable[object], found()) if callable(found) else found
+
+    @tool(probe=probe, timeout=timeout)
+    async def book(a: int) -> None:
+        """Book it."""
+
+    box = Toolbox([book])
+    return asyncio.run(box.probe(prepared(box, "book", {"a": 1}), context(), most=most))
+
+
+def test_a_probe_brings_the_result_of_a_call_that_happened() -> None:
+    assert looked(None) is None
+    assert looked("booked") == ToolResult("booked")
+    assert looked({"id": 7}) == ToolResult('{"id":7}')
+    assert looked(ToolResult("half", "failed")) == ToolResult("half", "failed")
+    shortened = looked("x" * 1000, most=500)
+    assert shortened is not None
+    assert len(shortened.content) <= 500
+    assert shortened.whole == b"x" * 1000
+
+
+def test_a_tool_without_a_probe_never_happened() -> None:
+    for each in (add, Foreign()):
+        box = Toolbox([each])
+        found = prepared(box, box.names[0], {"a": 1, "n": 1} if each is not add else {"a": 1})
+        assert asyncio.run(box.probe(found, context())) is None
+
+
+def test_a_probe_that_fails_or_takes_too_long_says_that_nobody_can_tell() -> None:
+    async def broken() -> None:
+        raise ValueError("no connection")
+
+    async def told() -> None:
+        raise ToolError("the page is gone")
+
+    for found, why in (
+        (broken, "ValueError: no connection"),
+        (told, "the page is gone"),
+        (asyncio.Event().wait, "Time"),
+    ):
+        with pytest.raises(ToolError, match=why):
+            looked(found, timeout=0.05)
+
+
+def test_a_note_stands_before_the_result_of_its_call() -> None:
+    box = Toolbox([shout])
+    call = msgspec.structs.replace(prepared(box, "shout", {"text": "hi"}), note="Other arguments ran.")
+    assert asyncio.run(box.run(call, context())) == ToolResult("Other arguments ran.\nHI")

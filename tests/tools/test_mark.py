@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
-from stepwell.tools.base import as_tool
+from stepwell.tools.base import FunctionTool, ToolContext, as_tool
 from stepwell.tools.mark import tool
 
 
@@ -29,6 +30,19 @@ def test_the_options_reach_the_tool() -> None:
     assert (made.effect, made.timeout, made.output_limit) == ("pure", 5, 10)
 
 
+def test_a_tool_says_how_far_it_reaches_whose_text_it_brings_and_how_to_look_for_its_effect() -> None:
+    async def look(key: str, arguments: dict[str, Any], context: ToolContext) -> None: ...
+
+    @tool(place="workspace", untrusted=True, probe=look)
+    def fetch(url: str) -> str:
+        """Fetch it."""
+        return url
+
+    made = as_tool(fetch)
+    assert isinstance(made, FunctionTool)
+    assert (made.place, made.untrusted, made.probe) == ("workspace", True, look)
+
+
 def test_a_tool_without_options_is_a_write_with_the_usual_limits() -> None:
     @tool
     def note(text: str) -> None:
@@ -36,6 +50,8 @@ def test_a_tool_without_options_is_a_write_with_the_usual_limits() -> None:
 
     made = as_tool(note)
     assert (made.effect, made.timeout, made.output_limit) == ("write", 60, 30_000)
+    assert isinstance(made, FunctionTool)
+    assert (made.place, made.untrusted, made.probe) == ("outside", False, None)
 
 
 def test_what_cannot_carry_a_mark_is_named() -> None:

@@ -8,35 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
 import inspect
 import math
 import re
-from base64 import b64encode
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from stepwell.contexts import WRAPPED, handle_of_blob
-from stepwell.errors import ConfigError, InputError, ToolError
-from stepwell.events import Effect, Recorded, ToolStatus
-from stepwell.images import check as check_image
-from stepwell.images import probe
-from stepwell.messages import Image, ToolCall, ToolSpec, ToolSpecs, clean
+from stepwell.errors import ConfigError, ToolError
+from stepwell.events import Effect, Recorded
+from stepwell.messages import ToolCall, ToolSpec, ToolSpecs, clean
 from stepwell.tools.arguments import BadArguments, check, preview, read_object, takes
-from stepwell.tools.bounds import PIECE, WHOLE_LIMIT, describe, plain, plain_details, shorten
-from stepwell.tools.mark import ATTRIBUTE, Options
+from stepwell.tools.bounds import PIECE, describe
+from stepwell.tools.mark import ATTRIBUTE, Options, Probe
+from stepwell.tools.results import Media, ToolResult, bound, has_media, to_result
 from stepwell.tools.schema import read_function
 from stepwell.tools.threads import Threads
 
 Complete = Callable[[str], Awaitable[str]]
 """Asks the agent's model one plain question and returns its answer."""
 
-IMAGE_BYTES = 20_000_000
-"""Bytes of the largest image of a tool that a model is shown (OpenAI's guide to vision)."""
-
-_MEDIA_TYPE = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}", re.ASCII)
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
@@ -74,66 +66,6 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     complete: Complete | None = None
     archive: Archive | None = None
     room: int = 0
-
-
-class Media(msgspec.Struct, frozen=True, gc=False):
-    """Bytes that a tool returns, alone or in a list among texts.
-
-    Args:
-        data: The bytes.
-        media_type: Such as `image/png`; an image is shown to models that see, anything else is kept under a handle.
-
-    Raises:
-        ValueError: The media type is none.
-    """
-
-    data: bytes
-    media_type: str
-
-    def __post_init__(self) -> None:
-        if not _MEDIA_TYPE.fullmatch(self.media_type):
-            raise ValueError(f"media_type is {self.media_type[:80]!r}; write it as in image/png")
-
-    def image(self) -> Image | None:
-        """Return it as an image that models can be shown, or None where it is none."""
-        if not self.media_type.lower().startswith("image/") or len(self.data) > IMAGE_BYTES:
-            return None
-        image = Image(f"data:{self.media_type.lower()};base64,{b64encode(self.data).decode()}")
-        try:
-            check_image(image)
-        except InputError:
-            return None
-        return image if probe(image) else None
-
-
-class ToolResult(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """What came of a call.
-
-    Args:
-        content: What the model is told.
-        status: How it ended.
-        images: Shown to models that see.
-        details: For people's screens; plain JSON values.
-        whole: All of the result, where `content` is only a part of it: text as UTF-8, which `Toolbox.run` fills in,
-            or the bytes of a `Media`.
-        hash: SHA-256 of `whole`, 64 hexadecimal digits.
-        size: Bytes of `whole`, where it is known and not at hand.
-        attached: Bytes that `content` names by a handle, by their SHA-256.
-    """
-
-    content: str
-    status: ToolStatus = "ok"
-    images: tuple[Image, ...] = ()
-    details: dict[str, Any] | None = None
-    whole: bytes = b""
-    hash: str = ""
-    attached: dict[str, bytes] = {}
-    size: int = 0
-
-    @property
-    def blobs(self) -> dict[str, bytes]:
-        """What has to be stored with the result, by its SHA-256."""
-        return {**self.attached, self.hash: self.whole} if self.hash else self.attached
 
 
 @runtime_checkable
@@ -176,7 +108,18 @@ class FunctionTool:
         ConfigError: The function or its options cannot be a tool.
     """
 
-    __slots__ = ("_function", "_parameters", "_threads", "effect", "output_limit", "spec", "timeout")
+    __slots__ = (
+        "_function",
+        "_parameters",
+        "_threads",
+        "effect",
+        "output_limit",
+        "place",
+        "probe",
+        "spec",
+        "timeout",
+        "untrusted",
+    )
 
     def __init__(self, function: Callable[..., Any], options: Options) -> None:
         name = options.name or getattr(function, "__name__", "")
@@ -196,6 +139,7 @@ class FunctionTool:
         self.spec = ToolSpec(name, described, self._parameters.schema)
         self.effect: Effect = options.effect
         self.timeout, self.output_limit = options.timeout, options.output_limit
+        self.place, self.untrusted, self.probe = options.place, options.untrusted, options.probe
 
     @property
     def threaded(self) -> bool:
@@ -264,10 +208,12 @@ class Prepared(msgspec.Struct, frozen=True, gc=False):
     Args:
         tool: The tool.
         arguments: As the tool takes them.
+        note: What the model is told before its result.
     """
 
     tool: Tool
     arguments: dict[str, Any]
+    note: str = ""
 
 
 class Toolbox:
@@ -340,17 +286,40 @@ class Toolbox:
             asyncio.CancelledError: The caller was cancelled; nothing else is raised.
         """
         result = await self._call(prepared, context)
-        limit = prepared.tool.output_limit if most is None else max(0, min(prepared.tool.output_limit, most))
-        if len(result.content) > PIECE:
-            return await asyncio.to_thread(bound, result, limit)
-        return bound(result, limit)
+        if prepared.note:
+            result = msgspec.structs.replace(result, content=f"{prepared.note}\n{result.content}")
+        return await _bounded(prepared.tool, result, most)
+
+    async def probe(self, prepared: Prepared, context: ToolContext, *, most: int | None = None) -> ToolResult | None:
+        """Ask the outside for the result of a call whose process stopped; see `run`.
+
+        Returns:
+            None where the call did not happen, or the tool has no probe.
+
+        Raises:
+            ToolError: Nobody can tell.
+        """
+        tool = prepared.tool
+        probe: Probe | None = getattr(tool, "probe", None)
+        if probe is None:
+            return None
+        try:
+            async with asyncio.timeout(None if math.isinf(tool.timeout) else tool.timeout):
+                found = await probe(context.key, prepared.arguments, context)
+        except ToolError:
+            raise
+        except (Exception, SystemExit) as error:  # the boundary to foreign code: a person is asked instead
+            raise ToolError(describe(error)) from error
+        return None if found is None else await _bounded(tool, await _settled(found), most)
 
     async def _call(self, prepared: Prepared, context: ToolContext) -> ToolResult:
         tool = prepared.tool
         scope = asyncio.timeout(None if math.isinf(tool.timeout) else tool.timeout)
         try:
             async with scope:
-                result = await _settled(await tool.call(prepared.arguments, context))
+                result = await tool.call(prepared.arguments, context)
+                if type(result) is not ToolResult:  # not all who write tools heed types
+                    result = await _settled(result)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -364,89 +333,20 @@ class Toolbox:
         return result
 
 
-def to_result(value: object) -> ToolResult:
-    """Turn what a function returned into a result: text stays, nothing is empty, all else becomes JSON.
-
-    `Media`, alone or in a list among texts, becomes images and lines that say what else there is (XAgent's
-    unwrapping of tool outputs).
-    """
-    if isinstance(value, ToolResult):
-        return value
-    if isinstance(value, Media) or _has_media(value):
-        return _unwrapped(value)
-    return ToolResult(_text(value))
-
-
-def _text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return ""
-    try:
-        return msgspec.json.encode(value, enc_hook=plain).decode()
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        # JSON has no words for it: a huge number, a dict with odd keys, an object within itself.
-        return str(value)
-
-
-def _has_media(value: object) -> bool:
-    return isinstance(value, (list, tuple)) and Media in set(map(type, cast(list[object], value)))
-
-
-def _unwrapped(value: object) -> ToolResult:
-    lines: list[str] = []
-    images: list[Image] = []
-    attached: dict[str, bytes] = {}
-
-    def show(media: Media) -> str:
-        kind = f"{media.media_type}, {len(media.data)} bytes"
-        image = media.image()
-        if image is not None:
-            images.append(image)
-            return f"[image {len(images)}: {kind}]"
-        if len(media.data) > WHOLE_LIMIT:
-            return f"{WRAPPED} {kind}; too large to be kept"
-        hash = hashlib.sha256(media.data).hexdigest()
-        attached[hash] = media.data
-        return f"{WRAPPED} {kind}; recall {handle_of_blob(hash)}"
-
-    def take(each: object) -> None:
-        if isinstance(each, Media):
-            lines.append(show(each))
-        elif _has_media(each):
-            for inner in cast(list[object], each):
-                take(inner)
-        elif each is not None:
-            lines.append(_text(each))
-
-    take(value)
-    content = "\n".join(lines)
-    if isinstance(value, Media) and attached:
-        return ToolResult(content, whole=value.data, hash=next(iter(attached)))
-    return ToolResult(content, images=tuple(images), attached=attached)
-
-
 async def _settled(value: object) -> ToolResult:
     """Return the result of a call, away from the loop where that takes long."""
-    if isinstance(value, Media) or _has_media(value):
+    if isinstance(value, str):
+        return ToolResult(value)
+    if isinstance(value, Media) or has_media(value):
         return await asyncio.to_thread(to_result, value)
     return to_result(value)
 
 
-def bound(result: ToolResult, limit: int) -> ToolResult:
-    """Return the result as it may be stored and told: within the limit, no NUL, no lone surrogate, plain details.
-
-    A text beyond the limit is kept whole beside what the model is told of it.
-    """
-    if len(result.content) > limit:
-        content, whole, hash = shorten(result.content, limit)
-        attached = result.blobs
-    else:
-        content, whole, hash, attached = clean(result.content), result.whole, result.hash, result.attached
-        if content is result.content and result.details is None:
-            return result
-    details = None if result.details is None else plain_details(result.details)
-    return ToolResult(content, result.status, result.images, details, whole, hash, attached)
+async def _bounded(tool: Tool, result: ToolResult, most: int | None) -> ToolResult:
+    limit = tool.output_limit if most is None else max(0, min(tool.output_limit, most))
+    if len(result.content) > PIECE:
+        return await asyncio.to_thread(bound, result, limit)
+    return bound(result, limit)
 
 
 def _arguments(tool: Tool, text: str) -> dict[str, Any]:

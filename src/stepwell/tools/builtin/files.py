@@ -51,7 +51,7 @@ class _Files:
     def __init__(self, root: Path, write_limit: int) -> None:
         self.root, self.write_limit = root, write_limit
 
-    @tool(effect="pure", output_limit=OUTPUT)
+    @tool(effect="pure", output_limit=OUTPUT, place="workspace")
     def read_file(self, path: str, offset: int = 1, limit: int = 2000) -> str:
         """Read a text file of the workspace.
 
@@ -64,7 +64,7 @@ class _Files:
             raise ToolError("offset and limit are counted from 1.")
         return excerpt(_read(self.root, path), offset, limit)
 
-    @tool(effect="idempotent")
+    @tool(effect="idempotent", place="workspace")
     def write_file(self, path: str, content: str) -> str:
         """Write a text file of the workspace, whole; an older one is replaced and missing folders are made.
 
@@ -80,7 +80,7 @@ class _Files:
         _write(self.root, path, data)
         return f"Wrote {len(data):,} bytes to {path}."
 
-    @tool(effect="pure", output_limit=OUTPUT)
+    @tool(effect="pure", output_limit=OUTPUT, place="workspace")
     def list_files(self, pattern: str = "*") -> str:
         """List files and folders of the workspace, one a line; folders end with a slash.
 

@@ -16,7 +16,8 @@ from stepwell.runs.channel import Cursor
 from stepwell.runs.service import NewThread
 from stepwell.tools.base import Toolbox
 from stepwell.tools.mark import tool
-from tests.support.runs import OWNER, HeldStore, RunSpec, audit, bounded, events_of, rig
+from tests.support.audit import audit
+from tests.support.runs import OWNER, HeldStore, RunSpec, bounded, events_of, rig
 
 
 @tool(effect="pure")

@@ -37,7 +37,8 @@ from stepwell.models.dialects.react import React
 from stepwell.models.offline import OfflineModel
 from stepwell.models.scripted import ScriptedModel, Step, call, reply
 from stepwell.state import State
-from tests.support.runs import audit, bounded, events_of
+from tests.support.audit import audit
+from tests.support.runs import bounded, events_of
 
 LOOK = ToolSpec("look", "Look something up.", {"type": "object", "properties": {"what": {"type": "string"}}})
 TOOLS = ToolSpecs([LOOK])

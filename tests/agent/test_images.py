@@ -27,8 +27,9 @@ from stepwell.tools.base import Media, Toolbox
 from stepwell.tools.mark import tool
 from stepwell.wiring.engine import EngineMaker
 from tests.support.asking import collect, model_at
+from tests.support.audit import audit
 from tests.support.endpoint import Endpoint, text
-from tests.support.runs import OWNER, Rig, audit, bounded, end_of, events_of
+from tests.support.runs import OWNER, Rig, bounded, end_of, events_of
 
 
 def png(side: int, shade: int = 0) -> bytes:

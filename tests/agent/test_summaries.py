@@ -36,14 +36,15 @@ from stepwell.models.base import Delta, Failure, Model, ModelProfile, ModelReque
 from stepwell.models.scripted import Answer, Gate, ScriptedModel, call, reply
 from stepwell.runs.replay import Difference, replay
 from stepwell.runs.service import RunRef
-from stepwell.specs import ContextSpec, RunSpec, SummaryKind
+from stepwell.specs import ContextSpec, Limits, Prices, RunSpec, SummaryKind
 from stepwell.state import State
 from stepwell.store.memory import MemoryStore
 from stepwell.store.sqlite import SqliteStore
 from stepwell.tools.base import Toolbox
 from stepwell.tools.mark import tool
 from stepwell.wiring.engine import EngineMaker
-from tests.support.runs import OWNER, WAIT, Rig, audit, bounded, end_of, events_of, is_, until
+from tests.support.audit import audit
+from tests.support.runs import OWNER, WAIT, Rig, bounded, end_of, events_of, is_, until
 
 WINDOW = 6000
 BOTH: tuple[SummaryKind, ...] = ("tool_calls", "working_context")
@@ -377,7 +378,7 @@ def test_the_usage_of_summaries_is_part_of_the_runs_usage() -> None:
         assert paid == [Usage(100, 10)] * len(paid)
         last = State(log).last
         assert last is not None
-        assert last[0].usage == Usage(40 * 10 + 100 * len(paid), 40 + 10 * len(paid))
+        assert last[0].spent.usage == Usage(40 * 10 + 100 * len(paid), 40 + 10 * len(paid))
         assert {each.model for each in helper.model.calls} == {"cheap"}
 
     bounded(main)
@@ -697,5 +698,94 @@ def test_a_summary_that_is_too_long_loses_its_middle() -> None:
         assert len(ended.text) < module.LONGEST + 100
         assert (ended.text[0], ended.text[-1]) == ("a", "z")
         assert "`wrapped`" in ended.text
+
+    bounded(main)
+
+
+PRICED: dict[str, Any] = {"prices": Prices(2, 8), "max_output": 200}
+
+
+class Priced(Made):
+    """A service whose summaries are made by a model with prices of its own, or the run's."""
+
+    def __init__(self, *parts: Any, other: str = "") -> None:
+        super().__init__(*parts)
+        self.other = other
+
+    def assemble(self, spec: RunSpec) -> Engine:
+        def summaries() -> Summaries:
+            return Summaries(self.helper, "cheap", self.other)
+
+        return EngineMaker(spec, self.model, self.toolbox, None, summaries=summaries)(spec)
+
+
+def spent(log: Sequence[Recorded]) -> list[int]:
+    """Return what was spent and reserved together after each event of a run."""
+    state, amounts = State(), list[int]()
+    for recorded in log:
+        state.apply(recorded)
+        if state.run is not None:
+            amounts.append(state.run.spent.money + state.run.spent.reserved)
+    return amounts
+
+
+@pytest.mark.parametrize("other", ["", "cheap"])
+def test_a_summary_is_paid_from_the_limit_of_its_run_by_the_prices_of_its_model(other: str) -> None:
+    async def main() -> None:
+        helper = Helper()
+        helper.model.profile = ModelProfile(window=1_000_000, prices=Prices(1, 3), max_output=100)
+        made = Priced(MemoryStore(), Worker(40), helper.model, other=other)
+        log = await made.over(await made.go(limits=Limits(money=5), **PRICED))
+        assert end_of(log) == RunEnded("answer")
+        started, ended = events_of(log, SummaryStarted), events_of(log, SummaryEnded)
+        assert len(started) == len(ended) >= 3
+        output = 100 * 3000 if other else 200 * 8000
+        assert all(
+            each.reserved > output and (each.reserved - output) % (1000 if other else 2000) == 0 for each in started
+        )
+        done = [each.cost for each in ended if each.status == "ok"]
+        assert set(done) == {100 * 1000 + 10 * 3000 if other else 100 * 2000 + 10 * 8000}
+        assert {each.settings.max_tokens for each in helper.model.calls} == {100 if other else 200}
+        cut = sum(each.cost for each in ended if each.status != "ok")
+        whole = State(log).spent
+        own = sum(each.cost for each in events_of(log, MessageEnded))
+        assert (whole.money, whole.reserved) == (own + sum(done) + cut, 0)
+
+    bounded(main)
+
+
+def test_a_summary_whose_reply_brings_no_usage_or_fails_costs_what_was_reserved_and_a_refused_one_nothing() -> None:
+    async def main() -> None:
+        for answer, share in (
+            (reply(summary_of("working_context", 1)), 1),
+            (reply("", failure=Failure("server", "it is down", 500)), 1),
+            (reply("", failure=Failure("rate_limit", "too many", 429)), 0),
+        ):
+            made = Priced(MemoryStore(), Worker(30), Helper(lambda _, answer=answer: answer).model)
+            log = await made.over(await made.go(("working_context",), limits=Limits(money=5), **PRICED))
+            (started, *_), (ended, *_) = events_of(log, SummaryStarted), events_of(log, SummaryEnded)
+            assert started.reserved > 0
+            assert ended.cost == started.reserved * share
+
+    bounded(main)
+
+
+def test_a_summary_that_cannot_be_paid_is_not_made_and_the_run_goes_on_as_far_as_it_can() -> None:
+    async def main() -> None:
+        made = Priced(MemoryStore(), Worker(40), Helper().model)
+        whole = await made.over(await made.go(limits=Limits(money=5), **PRICED))
+        first = next(place for place, each in enumerate(whole) if isinstance(each.event, SummaryStarted))
+        limit = spent(whole)[first - 1] + 1_000_000
+        helper = Helper()
+        poor = Priced(MemoryStore(), Worker(40), helper.model)
+        log = await poor.over(await poor.go(limits=Limits(money=limit / 1e9), **PRICED))
+        assert (end_of(log).reason, end_of(log).cause) == ("limit", "money")
+        assert (helper.asked, events_of(log, SummaryStarted)) == ([], [])
+        assert max(spent(log)) <= limit
+
+        helper = Helper()
+        unknown = Priced(MemoryStore(), Worker(30), helper.model, other="cheap")
+        log = await unknown.over(await unknown.go(limits=Limits(money=5), **PRICED))
+        assert (end_of(log), helper.asked) == (RunEnded("answer"), [])
 
     bounded(main)

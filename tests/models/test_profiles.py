@@ -5,6 +5,7 @@ import pytest
 from stepwell.errors import ConfigError
 from stepwell.models.base import ModelProfile
 from stepwell.models.profiles import profile_for
+from stepwell.specs import Prices
 
 K = 1024
 NATIVE, TEXT = True, False
@@ -182,3 +183,37 @@ def test_a_wrong_override_is_named() -> None:
         profile_for("m", tokenizer="p50k")
     with pytest.raises(ConfigError, match=r"'m': `window` is 0"):
         profile_for("m", window=0)
+
+
+PRICES = [
+    ("gpt-5", 1.25, 10),
+    ("gpt-5-2025-08-07", 1.25, 10),
+    ("openai/gpt-5-mini", 0.25, 2),
+    ("gpt-4o-2024-05-13", 5, 15),
+    ("gpt-4o-2024-11-20", 2.5, 10),
+    ("o4-mini", 1.1, 4.4),
+    ("claude-opus-4-1-20250805", 15, 75),
+    ("claude-opus-4-5", 5, 25),
+    ("claude-3-5-sonnet-latest", 3, 15),
+]
+
+
+@pytest.mark.parametrize(("name", "input", "output"), PRICES)
+def test_a_whole_name_of_a_vendor_has_its_list_price(name: str, input: float, output: float) -> None:
+    assert profile_for(name).prices == Prices(input, output)
+    assert profile_for(name.upper()).prices == Prices(input, output)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "gpt-5.9", "gpt-5-pro-max", "ft:gpt-4o:acme", "my-gpt-4o", "gpt-oss:20b", "qwen3:8b", "deepseek-chat"],
+)
+def test_no_price_is_guessed_from_a_part_of_a_name(name: str) -> None:
+    assert profile_for(name).prices is None
+
+
+def test_a_price_that_is_set_counts_and_none_is_below_nothing() -> None:
+    assert profile_for("gpt-4o", prices=Prices(1, 2)).prices == Prices(1, 2)
+    assert profile_for("mine", prices=Prices(0, 0)).prices == Prices(0, 0)
+    with pytest.raises(ConfigError, match="no price is below 0"):
+        profile_for("mine", prices=Prices(-1, 0))

@@ -6,23 +6,33 @@ It knows nothing of steps, contexts or prompts, and runs no tools.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
+from stepwell.agent.accounts import Accounts, Charge, Metered, Purse, nanos, terms_of, terms_of_profile
 from stepwell.agent.budget import Budget
 from stepwell.agent.options import AgentOptions, context_spec
 from stepwell.agent.receiving import receive
 from stepwell.agent.replies import Fault, Form, ReplySchema, Value, choose_form, split, validate, with_reply
-from stepwell.errors import ContextFull
-from stepwell.events import LongTermUpdated, MessageStarted, StepEnded, StepStarted, Warned, WindowLearned
+from stepwell.errors import ContextFull, StoreError
+from stepwell.events import (
+    LongTermUpdated,
+    MessageStarted,
+    StepEnded,
+    StepStarted,
+    Stored,
+    Warned,
+    WindowLearned,
+)
 from stepwell.history import History
+from stepwell.log import Log
 from stepwell.messages import Message, ToolSpec, ToolSpecs, Transcript, clean
 from stepwell.models.base import Model, ModelRequest, Settings
 from stepwell.models.dialects.base import Dialect
-from stepwell.specs import ContextSpec
-from stepwell.state import Log, RunState
+from stepwell.running import RunState
+from stepwell.specs import ContextSpec, RunSpec
 
 LEAST_WINDOW = 512
 """Tokens below which no window is believed."""
@@ -34,6 +44,9 @@ RESULT_PART = 3
 """A result has at most this fraction of what a request may hold, in characters for tokens."""
 LEAST_RESULT = 400
 """Characters that every result may have."""
+
+_COSTLY = ("max_tokens", "max_completion_tokens", "n", "best_of")
+"""Further fields of a request that would let a reply cost more than was reserved for it."""
 
 Make = Callable[[History], ModelRequest]
 
@@ -52,6 +65,26 @@ class Asked(NamedTuple):
     fault: Fault | None = None
 
 
+class _Offer:
+    """The tools of a run, with the one that reads handles where there are any.
+
+    What holds it does not hold the agent, which is gone with its run at once if nothing of it goes round in a circle.
+    """
+
+    __slots__ = ("_joined", "_recall", "_tools")
+
+    def __init__(self, tools: ToolSpecs, recall: ToolSpec | None) -> None:
+        self._tools, self._recall = tools, recall
+        self._joined: ToolSpecs | None = None
+
+    def __call__(self, handles: bool) -> ToolSpecs:
+        if not handles or self._recall is None:
+            return self._tools
+        if self._joined is None:
+            self._joined = ToolSpecs((*self._tools, self._recall))
+        return self._joined
+
+
 class Asker:
     """Asks one model for one log.
 
@@ -65,6 +98,7 @@ class Asker:
         model_name: The name sent to the endpoint; empty for the model's own.
         image_model: Asked instead where a request holds images and `model` does not see.
         recall: Offered besides the tools as soon as a text with a handle stands in the history.
+        accounts: The accounts of keys; None where nobody pays together.
     """
 
     def __init__(
@@ -79,12 +113,15 @@ class Asker:
         model_name: str = "",
         image_model: Model | None = None,
         recall: ToolSpec | None = None,
+        accounts: Accounts | None = None,
     ) -> None:
         self.model, self.tools, self.log, self.config, self.dialect = model, tools, log, config, dialect
         self.settings, self.model_name, self.image_model = settings or Settings(), model_name, image_model
-        self._recall = recall
-        self._with_recall: ToolSpecs | None = None
+        self._offered = _Offer(tools, recall)
         self._budgets: dict[bool, tuple[RunState, int, Budget]] = {}
+        self._accounts = accounts.at(log.path) if accounts is not None else None
+        self._purse: Purse | None = None
+        self._purse_of: RunSpec | None = None
 
     async def ask(
         self,
@@ -96,9 +133,7 @@ class Asker:
         aside: bool = False,
         repairs: bool = False,
     ) -> Asked:
-        """Ask the model once and record the reply; the step before ends with it. The only way to a model.
-
-        A failure of the model is recorded, not raised.
+        """Ask the model once and record the reply or its failure; the step before ends. The only way to a model.
 
         Args:
             tail: Messages of this request alone, after the history.
@@ -110,22 +145,90 @@ class Asker:
 
         Raises:
             ContextFull: The request cannot be brought under the window.
+            LimitReached: The call could cost more than is left; it is not made, and no step begins.
             Conflict: Somebody else appended to the log.
         """
-        log, run = self.log, self.log.state.run
-        assert run is not None
-        await self._settle(run)
-        make = self._maker(tail, schema, tools, settings or self.settings)
-        request = await self._fitted(run, make)
+        log, run = self._at_work()
+        purse = self._purse if self._purse_of is run.spec else await self.purse(run)
+        request = await self._fitted(run, self._maker(tail, schema, tools, settings or self.settings))
         model, seeing, sent = self._sent(run, request)
-        names, wanted = None if tools is None else tuple(each.name for each in tools), schema.name if schema else ""
-        started = StepStarted(run.steps + 1, sent.digest(), request.tail, wanted, names, seeing, aside, repairs)
-        await log.record(*((StepEnded(),) if run.step else ()), started, MessageStarted())
+        charge = None if purse is None else self._charge(purse, run, request, sent, seeing)
+        names, form = None if tools is None else tuple(each.name for each in tools), schema.name if schema else ""
+        cost = 0 if charge is None else charge.reserved
+        started = StepStarted(run.steps + 1, sent.digest(), request.tail, form, names, seeing, aside, repairs, cost)
+        begun = (*((StepEnded(),) if run.step else ()), started, MessageStarted())
+        if charge is not None:
+            model = await self._pay(charge, model, begun)
+        else:
+            await log.record(*begun)
+        return await self._receive(model, request, sent, schema, self.tools if tools is None else tools)
+
+    def _at_work(self) -> tuple[Log, RunState]:
+        run = self.log.state.run
+        assert run is not None
+        return self.log, run
+
+    async def _receive(
+        self, model: Model, request: ModelRequest, sent: ModelRequest, schema: ReplySchema | None, tools: ToolSpecs
+    ) -> Asked:
+        log = self.log
         received = await receive(log, model, sent, self.dialect.parser(request.tools) if self.dialect else None)
-        form = self.form(self.tools if tools is None else tools)
-        asked = self._read(received.message(), schema, form, failed=received.stop == "error")
-        await log.record(*received.ended(asked.message))
+        asked = self._read(received.message(), schema, self.form(tools), failed=received.stop == "error")
+        ended = received.ended(asked.message)
+        if isinstance(model, Metered):
+            await model.end(log, ended)
+        else:
+            await log.record(*ended)
         return asked
+
+    async def _pay(self, charge: Charge, model: Model, begun: Sequence[Stored]) -> Metered:
+        """Record the beginning of a call that is charged: what it may cost is on the disk before it is made."""
+        charge.reserve()
+        try:
+            await self.log.record(*begun, durable=charge.prices is not None)
+        except StoreError:
+            charge.release()
+            raise
+        return Metered(model, charge)
+
+    async def purse(self, run: RunState) -> Purse | None:
+        """Return what the calls of a run or task are paid from; None where nothing limits them.
+
+        Raises:
+            StoreError: The account of its key cannot be read.
+        """
+        if self._purse_of is run.spec:
+            return self._purse
+        spec, root = run.spec, (self.log.whole.run or run).spec
+        if self._accounts is None and root.thread_limits is None and root.limits.money is spec.limits.money is None:
+            self._purse, self._purse_of = None, spec
+            return None
+        account = await self._accounts.of(root.key or spec.key) if self._accounts is not None else None
+        # What a task may use is a part of what its run may.
+        run_money = [each.limits.money for each in (root, spec) if each.limits.money is not None]
+        thread_money = root.thread_limits.money if root.thread_limits is not None else None
+        purse = Purse(nanos(min(run_money, default=None)), nanos(thread_money), account)
+        limited = bool(run_money) or thread_money is not None or account is not None
+        self._purse, self._purse_of = (purse if limited else None), spec
+        budget = self.budget(run)
+        if limited and budget.loads:
+            await asyncio.to_thread(budget.meter.load)
+        return self._purse
+
+    def _charge(self, purse: Purse, run: RunState, request: ModelRequest, sent: ModelRequest, seeing: str) -> Charge:
+        """Return what the next call may cost, and send its limit along."""
+        other = self.image_model if seeing else None
+        terms = terms_of(run.spec) if other is None else terms_of_profile(seeing, other.profile)
+        budget, settings = self.budget(run, seeing=other is not None), sent.settings
+        tokens = budget.bound(request, self.log.state.history)
+        asked = [settings.max_tokens, *(settings.extra.get(name) for name in _COSTLY[:2])]
+        wanted = min((each for each in asked if isinstance(each, int)), default=None)
+        room = max(budget.window - tokens, budget.window - budget.room)
+        charge = purse.charge(self.log, run, terms, tokens, wanted, room)
+        if charge.prices is not None:
+            extra = {name: value for name, value in settings.extra.items() if name not in _COSTLY}
+            sent.settings = msgspec.structs.replace(settings, max_tokens=charge.max_tokens, extra=extra)
+        return charge
 
     def _sent(self, run: RunState, request: ModelRequest) -> tuple[Model, str, ModelRequest]:
         """Return who is asked, their name where it is not the run's own model, and the request as they get it."""
@@ -167,7 +270,7 @@ class Asker:
     def budget(self, run: RunState, *, seeing: bool = False) -> Budget:
         """Return what requests of the run may hold; `seeing` for those that go to the model that sees."""
         known = self._budgets.get(seeing)
-        if known is not None and known[:2] == (run, run.learned):
+        if known is not None and known[0] is run and known[1] == run.learned:
             return known[2]
         spec = run.spec.context or context_spec(self.config, self.model.profile, run.spec.max_tokens)
         window = min(spec.window, self.log.state.windows.get(model_key(run), spec.window))
@@ -197,18 +300,14 @@ class Asker:
 
         return make
 
-    def _offered(self, handles: bool) -> ToolSpecs:
-        if not handles or self._recall is None:
-            return self.tools
-        if self._with_recall is None:
-            self._with_recall = ToolSpecs((*self.tools, self._recall))
-        return self._with_recall
-
     async def _fitted(self, run: RunState, make: Make) -> ModelRequest:
-        """Return the next request, after a compaction where it would be over the window."""
+        """Return the next request, after what the last step taught, and a compaction where it is over the window."""
+        if run.failure is not None or self.log.state.history.faults:
+            await self._settle(run)
         history = self.log.state.history
         request = make(history)
-        budget = self.budget(run, seeing=bool(self._seeing(run, request)[1]))
+        seeing = self.image_model is not None and self._seeing(run, request)[1] != ""
+        budget = self.budget(run, seeing=seeing)
         if budget.surely_fits(request, history):
             return request
         if budget.loads:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from stepwell import prompts
+from stepwell.agent.accounts import Accounts
 from stepwell.agent.arguments import ToolOutput, message_of, settings_with, tools_of
 from stepwell.agent.asking import TAIL_PART, Asked, Asker
 from stepwell.agent.memory import MemoryLog
@@ -34,12 +35,13 @@ from stepwell.events import (
     Warned,
     WorkingUpdated,
 )
+from stepwell.log import NO_BLOBS, Log
 from stepwell.messages import NO_TOOLS, Message, ToolCall, ToolSpec, ToolSpecs, clean
 from stepwell.models.base import Model, Settings
 from stepwell.models.dialects.base import Dialect
 from stepwell.rendering import call_text, fill, long_term, working
+from stepwell.running import OpenCall, RunState
 from stepwell.specs import RunSpec
-from stepwell.state import NO_BLOBS, Log, OpenCall, RunState
 from stepwell.tokens import Counter
 from stepwell.tools.bounds import shorten
 
@@ -77,6 +79,7 @@ class BaseAgent(Asker):
         image_model: Asked instead where a request holds images and `model` does not see.
         recall: Offered besides the tools as soon as a text with a handle stands in the history.
         summaries: Makes summaries in the background; None for none.
+        accounts: The accounts of keys; None where nobody pays together.
     """
 
     modes: tuple[str, ...] = ("default", "conclusion")
@@ -99,6 +102,7 @@ class BaseAgent(Asker):
         image_model: Model | None = None,
         recall: ToolSpec | None = None,
         summaries: Summaries | None = None,
+        accounts: Accounts | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -110,6 +114,7 @@ class BaseAgent(Asker):
             model_name=model_name,
             image_model=image_model,
             recall=recall,
+            accounts=accounts,
         )
         self.profile = profile
         self.step_prompt, self.chat_prompt, self.conclusion_prompt = step_prompt, chat_prompt, conclusion_prompt
@@ -424,7 +429,7 @@ class BaseAgent(Asker):
     async def _setup_summary_tasks(self) -> None:
         state = self.log.state
         if self.summaries is not None and state.run is not None and self.summaries.concerns(state):
-            await self.summaries.start(self.log, self.budget(state.run))
+            await self.summaries.start(self.log, self.budget(state.run), await self.purse(state.run))
 
     async def _begin(self) -> RunState:
         """Open a run in a log that has none, that of an agent used by itself, and return the open one."""
@@ -443,9 +448,9 @@ class BaseAgent(Asker):
         run = self.log.state.run
         if run is None or run.seq != self._own_run:
             return
-        open_summaries = self.log.state.history.summarizing.values()
         events: list[Stored] = [*self._unanswered(), *((StepEnded(),) if run.step else ())]
-        events += [SummaryEnded(each.kind, each.first, each.last, "cancelled") for each in open_summaries]
+        for each in self.log.state.history.summarizing.values():
+            events.append(SummaryEnded(each.kind, each.first, each.last, "cancelled", cost=each.reserved))
         await self.log.record(*events, RunEnded("answer"))
 
     def _unanswered(self) -> list[ToolEnded]:

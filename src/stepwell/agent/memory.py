@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 
 from stepwell.events import Recorded, RunStarted, Stored, Transient
+from stepwell.log import NO_BLOBS, Log, NestedLog
 from stepwell.messages import Message
-from stepwell.state import NO_BLOBS, State
+from stepwell.state import State
 
 
 class MemoryLog:
@@ -18,22 +20,32 @@ class MemoryLog:
     """
 
     def __init__(self) -> None:
-        self.thread = "memory"
+        self.thread, self.path = "memory", ""
         self.state = State()
         self.events: list[Recorded] = []
         self._blobs: dict[str, bytes] = {}
 
-    async def record(self, *events: Stored, durable: bool = False, blobs: Mapping[str, bytes] = NO_BLOBS) -> State:
+    @property
+    def whole(self) -> State:
+        """What the whole thread has come to."""
+        return self.state
+
+    def at(self, path: str) -> Log:
+        """Return the log as another agent sees it."""
+        return NestedLog(self, path) if path else self
+
+    async def record(
+        self, *events: Stored, durable: bool = False, blobs: Mapping[str, bytes] = NO_BLOBS, path: str | None = None
+    ) -> None:
         """Number and apply events."""
         now = time.time_ns() // 1_000_000
         self._blobs.update(blobs)
         for event in events:
             seq = self.state.seq + 1
             run = seq if isinstance(event, RunStarted) else self.state.run.seq if self.state.run else 0
-            recorded = Recorded(seq, now, run, event)
+            recorded = Recorded(seq, now, run, event, path or "")
             self.state.apply(recorded)
             self.events.append(recorded)
-        return self.state
 
     def publish(self, delta: Transient) -> None:
         """Drop a transient event: nobody follows."""
@@ -41,7 +53,15 @@ class MemoryLog:
     async def committed(self) -> None:
         """Return at once: what is recorded is all there is."""
 
-    def partial(self) -> Message:
+    async def changed(self, seq: int) -> None:
+        """Wait for ever: nobody else writes here."""
+        await asyncio.get_running_loop().create_future()
+
+    def now(self) -> int:
+        """Return the time in milliseconds since 1970."""
+        return time.time_ns() // 1_000_000
+
+    def partial(self, message: int) -> Message:
         """Return an empty message: nothing of an open one is kept."""
         return Message("assistant")
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from contextlib import aclosing
 
 from stepwell.events import CallDelta, MessageEnded, ModelFailed, TextDelta, ThinkingDelta
+from stepwell.log import Log
 from stepwell.messages import Message, StopReason, ToolCall, Usage, clean
 from stepwell.models.base import CallPart, Delta, Failure, Model, ModelRequest
 from stepwell.models.dialects.base import DialectParser
-from stepwell.state import Log
 
 
 async def receive(log: Log, model: Model, request: ModelRequest, parser: DialectParser | None) -> Received:
@@ -66,7 +66,10 @@ class Received:
             self.stop = delta.stop
             return
         if self._parser is None:
-            await self._show(delta)
+            if self._shown:
+                self._take_in(delta)
+            else:
+                await self._show(delta)
             self.stop = delta.stop
             return
         if delta.thinking:
@@ -85,6 +88,9 @@ class Received:
             # A delta may be shown only after the commit of the event that it hangs from.
             await self._log.committed()
             self._shown = True
+        self._take_in(delta)
+
+    def _take_in(self, delta: Delta) -> None:
         publish, number = self._log.publish, self._number
         if delta.thinking:
             self._thinking.append(thinking := clean(delta.thinking))

@@ -20,11 +20,12 @@ from stepwell.contexts import handle_of_blob, handle_of_event
 from stepwell.errors import NotFound
 from stepwell.events import ContextCompacted, HistoryCleared, MessageEnded, Recorded, RunStarted, StepStarted, ToolEnded
 from stepwell.history import History
+from stepwell.log import Log
 from stepwell.messages import NO_TOOLS, Message, ToolSpecs
 from stepwell.models.base import ModelRequest, Settings
 from stepwell.rendering import long_term
 from stepwell.specs import ContextSpec, RunSpec, SummaryKind
-from stepwell.state import Log, State
+from stepwell.state import State
 from stepwell.tokens import Allowance
 
 PartName = Literal[

@@ -16,17 +16,19 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from stepwell import prompts
+from stepwell.agent.accounts import Charge, Metered, Purse, terms_of, terms_of_profile
 from stepwell.agent.budget import Budget
 from stepwell.agent.past import entries_of
 from stepwell.agent.replies import ReplySchema, Value, split, validate
+from stepwell.agent_state import AgentState
 from stepwell.contexts import LongTermContext, cut_text
-from stepwell.errors import StoreError
+from stepwell.errors import ConfigError, LimitReached, StoreError
 from stepwell.events import SummaryEnded, SummaryStarted
+from stepwell.log import Log
 from stepwell.messages import Message, Transcript, Usage, clean
-from stepwell.models.base import Model, ModelProfile, ModelRequest
+from stepwell.models.base import Model, ModelProfile, ModelRequest, Settings
 from stepwell.rendering import LEAST_DIGEST, LINE, PastEntry, conclusion_text, digest, entry_text, long_term
 from stepwell.specs import SummaryKind
-from stepwell.state import Log, State
 from stepwell.tokens import Allowance, Counter
 
 LEAST_ENTRIES = 6
@@ -38,6 +40,8 @@ MOST_CHARACTERS = 60_000
 
 LONGEST = 12_000
 """Characters of a reply above which its middle is left out."""
+LONGEST_REPLY = 4096
+"""Tokens of a reply that are paid for under a limit of money."""
 REPLY_PART = 4
 """A summary and what asks for it leave at least this fraction of the model's window for the reply."""
 
@@ -71,10 +75,12 @@ class Summaries:
     Args:
         model: Who makes them.
         model_name: The name sent to the endpoint; empty for the model's own.
+        other: Name of the model in the settings, where it is another than the run's: what it costs is a fact of its
+            own; empty for the run's own model.
     """
 
-    def __init__(self, model: Model, model_name: str = "") -> None:
-        self._model, self._model_name = model, model_name
+    def __init__(self, model: Model, model_name: str = "", other: str = "") -> None:
+        self._model, self._model_name, self._other = model, model_name, other
         self._tasks: dict[SummaryKind, asyncio.Task[None]] = {}
         self._gave_up: frozenset[SummaryKind] = frozenset()
         """Kinds that are not tried again: the same would be asked, or nothing fits the model's window."""
@@ -84,20 +90,26 @@ class Summaries:
         return self._tasks.get(kind)
 
     @staticmethod
-    def concerns(state: State) -> bool:
+    def concerns(state: AgentState) -> bool:
         """Tell whether there is anything that could be summarised, which costs nothing to know."""
         known = state.longterm
         return bool(state.history.gone or state.history.summarizing or known.user_message or known.past_tasks)
 
-    async def start(self, log: Log, budget: Budget) -> None:
-        """Start the summaries that are due; one of a kind at a time."""
+    async def start(self, log: Log, budget: Budget, purse: Purse | None = None) -> None:
+        """Start the summaries that are due; one of a kind at a time.
+
+        Args:
+            log: The agent's.
+            budget: What its requests may hold.
+            purse: What they are paid from; one that cannot be paid is not made.
+        """
         kinds = budget.spec.summarize
         if kinds is None:
             return
         for kind in (*kinds, _ROLLING):
             if kind not in self._tasks and kind not in self._gave_up:
                 await self._end_left_open(log, kind)
-                await self._start(log, kind, budget)
+                await self._start(log, kind, budget, purse)
 
     async def settle(self) -> None:
         """Wait for the summaries under way."""
@@ -115,9 +127,13 @@ class Summaries:
         """End a summary whose maker is gone: it is made again, by us and once more."""
         found = log.state.history.summarizing.get(kind)
         if found is not None:
-            await log.record(SummaryEnded(kind, found.first, found.last, "cancelled", detail="the process stopped"))
+            await log.record(
+                SummaryEnded(
+                    kind, found.first, found.last, "cancelled", detail="the process stopped", cost=found.reserved
+                )
+            )
 
-    async def _start(self, log: Log, kind: SummaryKind, budget: Budget) -> None:
+    async def _start(self, log: Log, kind: SummaryKind, budget: Budget, purse: Purse | None) -> None:
         room = _Room(self._model.profile, budget)
         question = _rolling(log.state, budget, room) if kind == _ROLLING else _of_past(log.state, kind, room)
         if question is None:
@@ -125,20 +141,50 @@ class Summaries:
         if not question.text:
             self._gave_up = self._gave_up.union((kind,))
             return
-        await log.record(question.started)
-        task = self._tasks[kind] = asyncio.create_task(self._make(log, question))
+        charge = None
+        if purse is not None:
+            try:
+                charge = self._charge(log, purse, question.text, room)
+            except (LimitReached, ConfigError):
+                return  # the run can do without, and ends by itself where it cannot be paid either
+            question = question._replace(started=msgspec.structs.replace(question.started, reserved=charge.reserved))
+            charge.reserve()
+        try:
+            await log.record(question.started)
+        except StoreError:
+            if charge is not None:
+                charge.release()
+            raise
+        task = self._tasks[kind] = asyncio.create_task(self._make(log, question, charge))
         task.add_done_callback(lambda _: self._tasks.pop(kind, None))
 
-    async def _make(self, log: Log, question: _Question) -> None:
+    def _charge(self, log: Log, purse: Purse, text: str, room: _Room) -> Charge:
+        run = log.state.run
+        assert run is not None
+        terms = terms_of_profile(self._other, self._model.profile) if self._other else terms_of(run.spec)
+        tokens = room.tokens(text) + Allowance().request + Allowance().message
+        longest = min(LONGEST_REPLY, terms.max_output or LONGEST_REPLY)
+        return purse.charge(log, run, terms, tokens, longest, longest)
+
+    async def _make(self, log: Log, question: _Question, charge: Charge | None) -> None:
         started = question.started
+        model = self._model if charge is None else Metered(self._model, charge)
         try:
             await log.committed()  # what is paid for is known to have begun, also after a crash
-            ended = await self._ask(question)
         except StoreError:
-            return  # somebody else came first, or the store failed: nothing was paid, and the run meets it by itself
+            # Somebody else came first, or the store failed: nothing was paid, and the run meets it by itself.
+            if charge is not None:
+                charge.release()
+            return
+        try:
+            ended = await self._ask(question, model, charge)
         except Exception as error:  # the boundary of a task that nobody waits for: its failure is an event
             _log.exception("a summary failed")
             ended = SummaryEnded(started.kind, started.first, started.last, "failed", detail=type(error).__name__)
+            ended = msgspec.structs.replace(ended, cost=started.reserved)
+        else:
+            if charge is not None and isinstance(model, Metered):
+                ended = msgspec.structs.replace(ended, cost=model.cost())
         history = log.state.history
         if history.summarizing.get(started.kind) != started:
             return  # the run ended, or another process took it over
@@ -149,13 +195,16 @@ class Summaries:
         # The log keeps the fact when somebody else came first, and the run meets a store that fails by itself.
         with suppress(StoreError):
             await log.record(ended)
+            if charge is not None:
+                await charge.settle(log, ended.cost, ended.usage)
 
-    async def _ask(self, question: _Question) -> SummaryEnded:
+    async def _ask(self, question: _Question, model: Model, charge: Charge | None) -> SummaryEnded:
         text: list[str] = []
         usage: Usage | None = None
         kind, first, last = question.started.kind, question.started.first, question.started.last
-        request = ModelRequest(Transcript([Message("user", question.text)]), model=self._model_name)
-        async with aclosing(self._model.stream(request)) as deltas:
+        settings = Settings(max_tokens=charge.max_tokens) if charge is not None else None
+        request = ModelRequest(Transcript([Message("user", question.text)]), settings=settings, model=self._model_name)
+        async with aclosing(model.stream(request)) as deltas:
             async for delta in deltas:
                 text.append(delta.text)
                 usage = delta.usage or usage
@@ -232,7 +281,7 @@ class _Question(NamedTuple):
     numbers: tuple[int, ...] = ()
 
 
-def _of_past(state: State, kind: SummaryKind, room: _Room) -> _Question | None:
+def _of_past(state: AgentState, kind: SummaryKind, room: _Room) -> _Question | None:
     """Return what is asked of the oldest entries that left the view and were not summarised; None if they are few."""
     done = state.history.summarized.get(kind, 0)
     entries = [entry for entry in state.history.past if entry.seq > done]
@@ -251,7 +300,7 @@ def _of_past(state: State, kind: SummaryKind, room: _Room) -> _Question | None:
     return None
 
 
-def _asking_of_past(state: State, kind: SummaryKind, shown: list[PastEntry], characters: int) -> str:
+def _asking_of_past(state: AgentState, kind: SummaryKind, shown: list[PastEntry], characters: int) -> str:
     language = state.run.spec.language if state.run else "en"
     known = cut_text(long_term(state.longterm, language), characters // 6, characters // 12, "")
     actions = _numbered(shown, language, characters) if kind == "tool_calls" else digest(shown, characters, language)
@@ -263,7 +312,7 @@ def _numbered(results: list[PastEntry], language: str, characters: int) -> str:
     return "\n".join(f"{at}. {entry_text(each, share, language)}" for at, each in enumerate(results))
 
 
-def _rolling(state: State, budget: Budget, room: _Room) -> _Question | None:
+def _rolling(state: AgentState, budget: Budget, room: _Room) -> _Question | None:
     """Return what is asked of the oldest user messages and past tasks; None where they fit, or one waits to be used.
 
     The range counts them, for no two events name them.

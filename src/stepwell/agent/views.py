@@ -8,10 +8,11 @@ from typing import Any
 
 import msgspec
 
+from stepwell.agent_state import AgentState
 from stepwell.contexts import WorkingContext
 from stepwell.events import MessageEnded, Recorded, StepStarted, ToolEnded, ToolStatus, WorkingUpdated
+from stepwell.log import Log
 from stepwell.messages import Message, ToolCall
-from stepwell.state import Log, State
 
 PAGE = 500
 """Events read from the log at a time."""
@@ -19,12 +20,12 @@ PAGE = 500
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
-def basic_info(state: State) -> dict[str, str]:
+def basic_info(state: AgentState) -> dict[str, str]:
     """Return when the working context began and how many steps were taken so far, as in XAgent; the time is UTC."""
     return _infos(state.working.time if state.working else state.run.started if state.run else 0, state.steps)
 
 
-def working_context(state: State) -> WorkingContext:
+def working_context(state: AgentState) -> WorkingContext:
     """Return the working context as the log has it by now: what it was given, and what came of a step in it."""
     given = state.working
     infos = {**basic_info(state), **(given.event.basic_info if given else {})}

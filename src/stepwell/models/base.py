@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from stepwell.messages import NO_TOOLS, Message, StopReason, ToolSpecs, Transcript, Usage
+from stepwell.specs import Prices
 from stepwell.tokens import ImageRule, Tokenizer
 
 FailureKind = Literal[
@@ -96,6 +97,7 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True):
         json_mode: Whether its endpoint keeps a reply to a JSON schema (`response_format`).
         replies: Whether it can be asked for a reply of a given form.
         max_output: The longest reply it can give, in tokens; 0 when unknown.
+        prices: What its vendor's own endpoint charges; None when unknown.
         tokenizer: Its tokenizer, where text can be counted exactly; empty when unknown.
         image_tokens: The rule by which it counts images (`tokens.RULES`); empty when unknown.
     """
@@ -113,6 +115,7 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True):
     json_mode: bool = False
     replies: bool = True
     max_output: int = 0
+    prices: Prices | None = None
     tokenizer: Tokenizer = ""
     image_tokens: ImageRule = ""
 

@@ -1,4 +1,4 @@
-"""Facts about families of models, as data: windows, native tools, names of parameters.
+"""Facts about families of models, as data: windows, native tools, names of parameters, prices.
 
 Where a family's members differ, or a vendor's page was not at hand, the smaller figure stands, since a window
 that is too small costs a little and one that is too large costs the run. They age: the settings of a model
@@ -17,6 +17,7 @@ import msgspec
 
 from stepwell.errors import ConfigError
 from stepwell.models.base import ModelProfile
+from stepwell.specs import Prices
 from stepwell.tokens import ImageRule, Tokenizer
 
 K = 1024
@@ -191,6 +192,38 @@ _FAMILIES: tuple[tuple[str, ModelProfile], ...] = (
     (r"grok", _facts(128 * K)),
 )
 
+# US dollars for a million tokens of requests and of replies: list prices of OpenAI (platform.openai.com/docs/pricing)
+# and Anthropic (platform.claude.com/docs/en/about-claude/pricing) as reported from March to October 2026. Only whole
+# names stand here whose one price holds for every request, at their vendor's own endpoint; whoever pays others, by the
+# length of the request, or for weights that anybody serves, has to say so in the settings.
+_PRICES: tuple[tuple[str, float, float], ...] = (
+    (r"gpt-5(\.1)?|gpt-5(\.1)?-chat-latest", 1.25, 10),
+    (r"gpt-5-mini", 0.25, 2),
+    (r"gpt-5-nano", 0.05, 0.4),
+    (r"gpt-5-pro", 15, 120),
+    (r"gpt-4\.1", 2, 8),
+    (r"gpt-4\.1-mini", 0.4, 1.6),
+    (r"gpt-4\.1-nano", 0.1, 0.4),
+    (r"gpt-4o-2024-05-13", 5, 15),
+    (r"gpt-4o", 2.5, 10),
+    (r"gpt-4o-mini", 0.15, 0.6),
+    (r"gpt-4-turbo", 10, 30),
+    (r"gpt-4|gpt-4-0613", 30, 60),
+    (r"gpt-3\.5-turbo|gpt-3\.5-turbo-0125", 0.5, 1.5),
+    (r"o1", 15, 60),
+    (r"o3", 2, 8),
+    (r"o3-mini|o4-mini", 1.1, 4.4),
+    (r"claude-opus-4-[567]", 5, 25),
+    (r"claude-opus-4(-[01])?", 15, 75),
+    (r"claude-sonnet-4(-[05])?|claude-3-[57]-sonnet", 3, 15),
+    (r"claude-haiku-4-5", 1, 5),
+    (r"claude-3-5-haiku", 0.8, 4),
+    (r"claude-3-opus", 15, 75),
+    (r"claude-3-haiku", 0.25, 1.25),
+)
+_DATED = r"(-20\d\d-\d\d-\d\d|-20\d{6}|-latest)?"
+_LISTED = tuple((re.compile(f"(?:{pattern}){_DATED}"), Prices(*amounts)) for pattern, *amounts in _PRICES)
+
 # A family's name begins where letters and digits do not run on to its left: `us.anthropic.claude-3-opus`.
 _PATTERNS = tuple((re.compile(rf"(?<![a-z0-9])(?:{pattern})"), profile) for pattern, profile in _FAMILIES)
 
@@ -214,6 +247,7 @@ def profile_for(name: str, **overrides: Any) -> ModelProfile:
     short = name.lower().rsplit("/", 1)[-1]
     profile = next((profile for pattern, profile in _PATTERNS if pattern.search(short)), ModelProfile())
     fields = msgspec.structs.asdict(profile)
+    fields["prices"] = next((prices for pattern, prices in _LISTED if pattern.fullmatch(short)), None)
     if stated := _WINDOW_IN_NAME.search(short):
         fields["window"] = int(stated[1]) * (K if stated[2] == "k" else 1_000_000)
     if unknown := sorted(overrides.keys() - fields.keys()):
@@ -223,6 +257,8 @@ def profile_for(name: str, **overrides: Any) -> ModelProfile:
         profile = msgspec.convert(fields, ModelProfile)
     except msgspec.ValidationError as error:
         raise ConfigError(f"profile of {name!r}: {error}") from None
+    if profile.prices is not None and min(profile.prices.input, profile.prices.output) < 0:
+        raise ConfigError(f"profile of {name!r}: `prices` are {profile.prices}; no price is below 0")
     if profile.window <= 0:
         raise ConfigError(f"profile of {name!r}: `window` is {profile.window}; it counts tokens and is above 0")
     return profile

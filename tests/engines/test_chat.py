@@ -28,11 +28,12 @@ from stepwell.events import (
 from stepwell.messages import Message, StopReason, ToolCall, Usage
 from stepwell.models.base import Delta, Failure, FailureKind, ModelProfile, ModelRequest
 from stepwell.models.scripted import Answer, Gate, ScriptedModel, Step, call, reply
-from stepwell.specs import Limits
+from stepwell.specs import Limits, Prices
 from stepwell.state import State
 from stepwell.tools.base import ToolContext
 from stepwell.tools.mark import tool
-from tests.support.runs import OWNER, REQUEST, audit, bounded, end_of, events_of, is_, rig, said, until
+from tests.support.audit import audit
+from tests.support.runs import OWNER, REQUEST, bounded, end_of, events_of, is_, rig, said, until
 
 ANSWERED = (StepEnded(), RunEnded("answer"))
 
@@ -285,6 +286,19 @@ def test_a_run_uses_no_more_than_its_limits(limits: Limits, steps: int, ran: int
 def test_limits_speak_the_language_of_the_run() -> None:
     log = play([call("add", a=1, b=2)], limits=Limits(steps=1), language="zh")
     assert log[-1] == RunEnded("limit", "steps", "运行已达到 1 次模型调用的上限。")
+
+
+def test_a_call_that_could_cost_more_than_is_left_ends_the_run_and_is_not_made() -> None:
+    async def main() -> None:
+        spec: dict[str, Any] = {"prices": Prices(1.0, 1.0), "max_output": 1000}
+        async with rig(["Here."]) as made:
+            log = await made.ended(await made.start(limits=Limits(money=0.0001), **spec))
+            assert (end_of(log).reason, end_of(log).cause) == ("limit", "money")
+            assert not events_of(log, StepStarted)
+            assert not made.asked
+            assert end_of(await made.ended(await made.start(limits=Limits(money=1.0), **spec))) == RunEnded("answer")
+
+    bounded(main)
 
 
 def test_an_answer_at_the_limit_is_an_answer() -> None:

@@ -18,17 +18,28 @@ FILES = sorted(path.name for path in FOLDER.glob("*.txt"))
 
 def test_every_prompt_comes_in_english_and_chinese() -> None:
     assert {name.rsplit(".", 2)[0] for name in FILES} == {
+        "chat_about.default",
         "conclusion.default",
+        "judger.default",
+        "plan.fast",
+        "plan.generate",
+        "plan.refine",
         "react.ChatGLM3",
         "react.default",
         "repair.default",
         "reply.plain",
+        "router.default",
         "summary.rolling",
         "summary.tool_calls",
         "summary.working_context",
         "system.default",
+        "task.alone",
+        "task.last",
+        "task.start",
+        "task.step",
     }
-    assert len(FILES) == 18
+    assert len(FILES) == 38
+    assert names("plan") == ["fast", "generate", "refine"]
     assert names("react") == ["ChatGLM3", "default"]
     assert names("summary") == ["rolling", "tool_calls", "working_context"]
     assert names("system") == ["default"]
@@ -43,7 +54,7 @@ def test_a_prompt_is_its_file_without_the_last_line_end(file: str) -> None:
     assert template.digest == hashlib.sha256(text.encode()).hexdigest()[:12]
     assert (template.kind, template.name, template.language) == (kind, name, language)
     assert load(kind, name, language) is template
-    assert ("。" in text) == (language == "zh")
+    assert any("\u4e00" <= letter <= "\u9fff" for letter in text) == (language == "zh")
 
 
 def test_a_language_that_lacks_is_given_in_english() -> None:
@@ -58,7 +69,7 @@ def test_a_language_that_lacks_is_given_in_english() -> None:
         ("react", "Default", "no react prompt named 'Default'"),
         ("react", "../errors", "no react prompt named '../errors'"),
         ("system", "", "no system prompt named ''. Known: default."),
-        ("nope", "default", "named 'nope'. Known: conclusion, react, repair, reply, summary, system."),
+        ("nope", "default", "named 'nope'. Known: chat_about, conclusion, judger, plan, react,"),
     ],
 )
 def test_an_unknown_prompt_is_refused_with_the_known_ones(kind: str, name: str, message: str) -> None:
@@ -113,11 +124,18 @@ def test_values_must_fit_the_places() -> None:
     ("kind", "name", "variables"),
     [
         ("conclusion", "default", {"task", "tasks_overview"}),
+        ("plan", "fast", {"tools", "width"}),
+        ("plan", "generate", {"tools", "width"}),
+        ("plan", "refine", {"overview", "task", "suggestions", "edits"}),
         ("repair", "default", {"error", "reply", "schema"}),
         ("reply", "plain", {"schema"}),
         ("summary", "rolling", {"text"}),
         ("summary", "tool_calls", {"context", "actions"}),
         ("summary", "working_context", {"context", "actions"}),
+        ("task", "alone", {"step", "steps"}),
+        ("task", "last", {"steps"}),
+        ("task", "start", {"task", "overview"}),
+        ("task", "step", {"step", "steps"}),
     ],
 )
 def test_a_prompt_asks_for_what_its_caller_has(kind: str, name: str, variables: set[str], language: str) -> None:
@@ -134,3 +152,20 @@ def test_a_summary_shows_the_form_of_its_answer_as_json(name: str, fields: list[
     assert "{actions}" in rendered
     assert "{0.__class__}" in rendered
     assert list(json.loads(rendered.splitlines()[-1])) == fields
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_prompts_of_plans_name_the_calls_that_they_ask_for(language: str) -> None:
+    wanted = {
+        ("plan", "fast"): ("answer_directly", "generate_plan", "`needs`"),
+        ("plan", "generate"): ("generate_plan", "`needs`"),
+        ("plan", "refine"): ("subtask_operations", "`split`", "`add`", "`delete`", "`exit`"),
+        ("task", "step"): ("subtask_submit", "ask_human", "give_up", "human_suggestion", "need_plan_rectification"),
+        ("task", "alone"): ("subtask_submit", "give_up"),
+        ("task", "last"): ("subtask_submit", "max_tool_call"),
+    }
+    for (kind, name), words in wanted.items():
+        template = load(kind, name, language)
+        text = template.render(**dict.fromkeys(template.variables, ""))
+        assert all(word in text for word in words), (kind, name)
+    assert "ask_human" not in load("task", "alone", language).render(step="", steps="")

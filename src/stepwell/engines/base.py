@@ -9,15 +9,34 @@ from __future__ import annotations
 from typing import Protocol
 
 from stepwell.engines.words import words
-from stepwell.events import EndReason, MessageEnded, RunEnded, StepEnded, Stored, SummaryEnded, ToolEnded
-from stepwell.state import Log
+from stepwell.events import (
+    Answered,
+    EndReason,
+    MessageAdded,
+    MessageEnded,
+    RunEnded,
+    RunWaiting,
+    Steered,
+    StepEnded,
+    Stored,
+    SummaryEnded,
+    TaskEnded,
+    ToolEnded,
+)
+from stepwell.log import Log
+from stepwell.messages import Message
+from stepwell.running import RunState
+from stepwell.state import parent_of
 
 
 class Engine(Protocol):
     """The policy that decides the next step of a run."""
 
     async def step(self, log: Log) -> bool:
-        """Make one decision and carry it out; return False when the run is over.
+        """Make one decision and carry it out; return False when it is over, or waits for people.
+
+        What it works on is the run of the log's own agent, or the task of an agent inside it. An engine of a run that
+        waits says so by `wait`; that of a task leaves it to the engine that began the task.
 
         Raises:
             Conflict: Somebody else appended; ask again.
@@ -29,10 +48,24 @@ class Engine(Protocol):
         ...
 
 
-async def close(log: Log, reason: EndReason, cause: str, detail: str) -> None:
-    """Close every bracket that the run has open, then the run, in one append, and wait for its commit.
+async def wait(log: Log) -> None:
+    """Record that the run goes on only when somebody answers, says something or lets it go on.
 
-    Calls without a result get one that says so, so that the history stays valid for the next turn.
+    For the task of an agent inside a run nothing is recorded: the engine that began it sees that it waits. Nothing may
+    be awaited between the look at the log that led here and this.
+    """
+    if log.path:
+        return
+    times = [each.event.until for each in log.whole.questions.values() if each.event.until]
+    await log.record(RunWaiting(min(times, default=0)), durable=True)
+
+
+async def close(log: Log, reason: EndReason, cause: str, detail: str) -> None:
+    """Close every bracket that the run has open, then the run, and wait for the commit.
+
+    The agents inside it are closed first, the deepest of them before all others. Calls without a result get one that
+    says so, so that the history stays valid for the next turn. Open questions of the run are taken back; those that a
+    run with the cause `question` leaves behind stay open, and its last words stand in the conversation.
 
     Args:
         log: The run's log; nothing happens without an open run.
@@ -41,14 +74,85 @@ async def close(log: Log, reason: EndReason, cause: str, detail: str) -> None:
         detail: The cause in words.
     """
     run = log.state.run
-    if run is None:
+    if run is None or log.path:
         return
-    text = words("cancelled_call", run.spec.language)
-    events: list[Stored] = [ToolEnded(each.call.id, text, "cancelled") for each in run.unanswered()]
+    if log.whole.agents:
+        await close_inside(log, cause, detail, keep=cause == "question")
+    taken = _taken_back(log, run.seq, keep=cause == "question") if log.whole.questions else ()
+    said = [MessageAdded(Message("assistant", detail), "engine")] if cause == "question" else []
+    await log.record(*taken, *ends(log), *said, RunEnded(reason, cause, detail), durable=True)
+
+
+async def close_inside(log: Log, cause: str, detail: str, *, keep: bool = False) -> None:
+    """Close the tasks of all agents that work for the agent of this log, the deepest first; each in one append.
+
+    Args:
+        log: Whose helpers are closed; its own brackets stay as they are.
+        cause: A stable word for the cause.
+        detail: The cause in words.
+        keep: What they wanted to know from people stays open, for a later answer.
+    """
+    inside = f"{log.path}/" if log.path else ""
+    paths = [path for path in log.whole.agents if path.startswith(inside) and path != log.path]
+    for path in sorted(paths, key=lambda path: (-path.count("/"), path)):
+        agent = log.at(path)
+        run = agent.state.run
+        assert run is not None
+        taken = _taken_back(agent, run.seq, keep=keep)
+        if log.path:  # else nobody is left to be told
+            await pass_on(agent)
+        await agent.record(*taken, *ends(agent), TaskEnded("cancelled", cause=cause, detail=detail))
+
+
+async def pass_on(log: Log) -> None:
+    """Tell the agent above what was said to the agent of a log, whose task ends before it met that."""
+    run = log.state.run
+    if run is None or not log.path:
+        return
+    above = log.at(parent_of(log.path))
+    said = [*run.unheard, *(message for _, message in run.pending)]
+    if said and above.state.run is not None:
+        await above.record(*(Steered(message, source="engine") for message in said))
+
+
+def ends(log: Log) -> list[Stored]:
+    """Return what ends everything that the agent of this log has open, but for its run or task itself."""
+    run = log.state.run
+    if run is None:
+        return []
+    events: list[Stored] = [*cancelled_calls(run, "cancelled_call")] if run.open else []
     if run.message:
-        events.append(MessageEnded(log.partial(), "cancelled"))
+        events.append(MessageEnded(log.partial(run.message), "cancelled", cost=run.reserved))
     if run.step:
         events.append(StepEnded())
     for each in log.state.history.summarizing.values():
-        events.append(SummaryEnded(each.kind, each.first, each.last, "cancelled", detail="the run ended"))
-    await log.record(*events, RunEnded(reason, cause, detail), durable=True)
+        detail = "the run ended"
+        events.append(SummaryEnded(each.kind, each.first, each.last, "cancelled", detail=detail, cost=each.reserved))
+    return events
+
+
+def cancelled_calls(run: RunState, text: str) -> list[ToolEnded]:
+    """Return results of the calls that have none and will get none.
+
+    Args:
+        run: The run or task.
+        text: Name of the words that say why.
+    """
+    language = run.spec.language
+    plain, threaded = words(text, language), f"{words(text, language)} {words('may_still_finish', language)}"
+    return [
+        ToolEnded(each.call.id, threaded if each.started and each.threaded else plain, "cancelled")
+        for each in run.unanswered()
+    ]
+
+
+def _taken_back(log: Log, since: int, *, keep: bool) -> list[Stored]:
+    """Return the ends of questions that nobody need answer any more: those asked after an event, by this agent.
+
+    A run takes back those of agents that are gone, too.
+    """
+    return [
+        Answered(each.seq, "cancelled")
+        for each in log.whole.questions.values()
+        if each.seq > since and (each.path == log.path or not log.path) and not (keep and each.event.kind == "question")
+    ]

@@ -5,7 +5,6 @@ Every decision is taken from the log's fold, so there is no difference between g
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,20 +12,16 @@ from contextlib import suppress
 from stepwell.agent.asking import Asked
 from stepwell.agent.base import BaseAgent
 from stepwell.agent.replies import Fault, ReplySchema, validate
-from stepwell.engines.base import close
+from stepwell.engines.base import close, wait
+from stepwell.engines.calls import Calls
+from stepwell.engines.turns import limit_reached, paused, put_off, repeated, repetition, repetition_words, settle
 from stepwell.engines.words import WORDS, words
-from stepwell.errors import ContextFull, ReplyMisfit
-from stepwell.events import (
-    EndReason,
-    MessageEnded,
-    ModelFailed,
-    ToolEnded,
-    ToolProgress,
-    ToolStarted,
-)
-from stepwell.messages import Message, clean
-from stepwell.state import Log, OpenCall, RunState
-from stepwell.tools.base import Complete, Prepared, Toolbox, ToolContext, ToolResult
+from stepwell.errors import ContextFull, LimitReached, ReplyMisfit
+from stepwell.events import EndReason
+from stepwell.log import Log
+from stepwell.messages import Message
+from stepwell.running import RunState
+from stepwell.tools.base import Complete, Toolbox
 
 MALFORMED_LIMIT = 3
 """Replies in a row with nothing but malformed calls that are told to the model; one more ends the run."""
@@ -55,41 +50,60 @@ class ChatEngine:
         complete: Complete | None = None,
         output: ReplySchema | None = None,
     ) -> None:
-        self.toolbox, self.complete, self.make_agent = toolbox, complete, make_agent
+        self.calls, self.make_agent = Calls(toolbox, complete), make_agent
         self._output = output
         self._agent: BaseAgent | None = None
+
+    @property
+    def toolbox(self) -> Toolbox:
+        """What the agent may call."""
+        return self.calls.toolbox
 
     async def step(self, log: Log) -> bool:
         """Make one decision and carry it out; see `Engine`."""
         run = log.state.run
         if run is None:
             return False
-        if run.message:
-            # Only a process that stopped leaves a message open between two decisions.
-            failed = ModelFailed("interrupted", "the process stopped while the model answered")
-            await log.record(failed, MessageEnded(Message("assistant"), "error"))
+        if (run.message or run.interrupted or log.whole.agents) and await settle(log, run):
             return True
         agent = self._agent = self._agent or self.make_agent(log)
-        over = self._over(agent, run)
-        if run.unanswered() and over is None:
-            await self._run_calls(log, agent, run)
-            return True
+        over = self._over(agent, log, run)
         if over is not None:
             await close(log, *over)
             return False
-        try:
-            await self._ask(agent, run)
-        except ContextFull as error:
-            await close(log, "failed", "window", words("window", run.spec.language, detail=str(error)))
+        if paused(log):
+            await wait(log)
             return False
-        return True
+        if not run.open:
+            return await self._ask(log, agent, run)
+        if await self.calls.run(log, agent):
+            return True
+        await wait(log)
+        return False
 
     async def close(self) -> None:
         """Give up the summaries under way."""
         if self._agent is not None and self._agent.summaries is not None:
             await self._agent.summaries.close()
 
-    async def _ask(self, agent: BaseAgent, run: RunState) -> None:
+    async def _ask(self, log: Log, agent: BaseAgent, run: RunState) -> bool:
+        turn = await repetition(log) if repeated(run) else "clear"
+        if turn == "waits":
+            await wait(log)
+            return False
+        if turn == "stop":
+            await close(log, "limit", *repetition_words(log))
+            return False
+        try:
+            if turn == "clear":
+                await self._ask_model(agent, run)
+        except ContextFull as error:
+            await close(log, "failed", "window", words("window", run.spec.language, detail=str(error)))
+        except LimitReached as error:
+            await close(log, "limit", error.name, str(error))
+        return log.state.run is not None
+
+    async def _ask_model(self, agent: BaseAgent, run: RunState) -> None:
         fault = self._misfit(run)
         if fault is None or run.reply is None or self._output is None:
             asked = await agent.ask((), self._output)
@@ -101,17 +115,21 @@ class ChatEngine:
 
     def _misfit(self, run: RunState) -> Fault | None:
         """Return what is wrong with the form of a final answer."""
-        if self._output is None or run.reply is None or run.reply.calls or run.stop not in ("stop", "tool_calls"):
+        if self._output is None or run.reply is None or run.reply.calls or run.unheard:
+            return None
+        if run.stop not in ("stop", "tool_calls"):
             return None
         found = validate(self._output, run.reply.content)
         return found if isinstance(found, Fault) else None
 
-    def _over(self, agent: BaseAgent, run: RunState) -> tuple[EndReason, str, str] | None:
+    def _over(self, agent: BaseAgent, log: Log, run: RunState) -> tuple[EndReason, str, str] | None:
         """Return how the run ends if it ends here: reason, cause and words."""
         language, failure = run.spec.language, run.failure
+        if not run.open and not run.unheard and (kept := put_off(log)) is not None:
+            return "answer", "question", kept
         if failure is not None and failure.retry_in is None and not _passes(agent, failure.kind):
             return "failed", failure.kind, words("model_failed", language, detail=failure.detail)
-        if run.reply is not None and not run.reply.calls and failure is None:
+        if run.reply is not None and not run.reply.calls and failure is None and not run.unheard:
             fault = self._misfit(run)
             if fault is None:
                 return _answered(run, run.reply, language)
@@ -119,69 +137,8 @@ class ChatEngine:
                 return "failed", "invalid_output", words("invalid_output", language, detail=fault.reason)
         if run.malformed > MALFORMED_LIMIT:
             return "failed", "malformed_tool_call", words("malformed_tool_call", language, limit=run.malformed)
-        return _over_limit(run, language)
-
-    async def _run_calls(self, log: Log, agent: BaseAgent, run: RunState) -> None:
-        ready: list[tuple[OpenCall, Prepared]] = []
-        limit = run.spec.limits.tool_calls
-        for each in run.unanswered()[: None if limit is None else limit - run.tool_calls]:
-            if each.started and each.effect == "write":
-                await log.record(ToolEnded(each.call.id, words("unknown_outcome", run.spec.language), "unknown"))
-            elif run.stop == "length":
-                await log.record(ToolEnded(each.call.id, words("truncated_call", run.spec.language), "invalid"))
-            else:
-                prepared = self.toolbox.prepare(each.call)
-                if isinstance(prepared, ToolResult):
-                    await log.record(_ended(each, prepared))
-                else:
-                    ready.append((each, prepared))
-        new = [
-            ToolStarted(each.call.id, prepared.tool.spec.name, prepared.tool.effect)
-            for each, prepared in ready
-            if not each.started
-        ]
-        if new:
-            await log.record(*new, durable=any(event.effect != "pure" for event in new))
-        if len(ready) == 1:
-            await self._run_call(log, agent, run, *ready[0])
-        elif ready:
-            # One that finds the log moved must not take the others with it: their effects are under way.
-            calls = [self._run_call(log, agent, run, each, prepared) for each, prepared in ready]
-            for outcome in await asyncio.gather(*calls, return_exceptions=True):
-                if outcome is not None:
-                    raise outcome
-
-    async def _run_call(self, log: Log, agent: BaseAgent, run: RunState, each: OpenCall, prepared: Prepared) -> None:
-        id, room = each.call.id, agent.result_room(run)
-
-        def tell(text: str) -> None:
-            if each.ended is None:
-                log.publish(ToolProgress(id, clean(text)))
-
-        context = ToolContext(
-            thread=log.thread,
-            run=run.seq,
-            call=id,
-            key=f"{log.thread}.{each.started}",
-            progress=tell,
-            complete=self.complete,
-            archive=log,
-            room=room,
-        )
-        result = await self.toolbox.run(prepared, context, most=room)
-        await log.record(_ended(each, result), blobs=result.blobs)
-
-
-def _ended(each: OpenCall, result: ToolResult) -> ToolEnded:
-    return ToolEnded(
-        each.call.id,
-        result.content,
-        result.status,
-        result.images,
-        result.details,
-        result.hash,
-        result.size or len(result.whole),
-    )
+        limit = limit_reached(log)
+        return None if limit is None else ("limit", *limit)
 
 
 def _passes(agent: BaseAgent, kind: str) -> bool:
@@ -197,16 +154,3 @@ def _answered(run: RunState, reply: Message, language: str) -> tuple[EndReason, 
     if run.stop == "length":
         return "answer", "length", words("length", language)
     return "answer", "", ""
-
-
-def _over_limit(run: RunState, language: str) -> tuple[EndReason, str, str] | None:
-    limits, calling = run.spec.limits, bool(run.unanswered())
-    used = (
-        ("steps", limits.steps, run.steps, not calling),
-        ("tool_calls", limits.tool_calls, run.tool_calls, calling),
-        ("tokens", limits.tokens, run.usage.input + run.usage.output, True),
-    )
-    for name, limit, amount, counts in used:
-        if limit is not None and counts and amount >= limit:
-            return "limit", name, words(name, language, limit=limit)
-    return None

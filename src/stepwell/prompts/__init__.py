@@ -19,12 +19,17 @@ _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
 _REACT = frozenset({"tools", "tool_names", "history", "input", "agent_scratchpad"})
 _VARIABLES: dict[str, tuple[frozenset[str], ...]] = {
+    "chat_about": (frozenset({"work", "question"}),),
     "conclusion": (frozenset({"task", "tasks_overview"}),),
+    "plan": (frozenset({"tools", "width"}), frozenset({"overview", "task", "suggestions", "edits"})),
+    "judger": (frozenset({"plan"}),),
     "react": (_REACT, _REACT - {"tools"} | {"tool_schemas"}),
     "repair": (frozenset({"error", "reply", "schema"}),),
     "reply": (frozenset({"schema"}),),
+    "router": (frozenset(),),
     "summary": (frozenset({"context", "actions"}), frozenset({"text"})),
     "system": (frozenset(),),
+    "task": (frozenset({"task", "overview"}), frozenset({"step", "steps"}), frozenset({"steps"})),
 }
 """By kind: the sets of placeholders that a template may have. It has all of one set, and no others."""
 
@@ -86,7 +91,7 @@ def load(kind: str, name: str = "default", language: str = _DEFAULT_LANGUAGE) ->
     """Return a template; files are read on first use and once.
 
     Args:
-        kind: What the template is for: `conclusion`, `react`, `repair`, `reply`, `summary` or `system`.
+        kind: What the template is for: `conclusion`, `plan`, `react`, `repair`, `reply`, `summary`, `system` or `task`.
         name: Its name, such as `default`.
         language: `en` or `zh`. A template that lacks the language is given in English.
 

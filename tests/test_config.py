@@ -10,6 +10,7 @@ import pytest
 
 from stepwell.config import Config, is_loopback, load, settings_file, unknown_variables
 from stepwell.errors import ConfigError
+from stepwell.specs import Rule, TaskOptions
 
 FULL = """
 host = "127.0.0.2"
@@ -29,6 +30,9 @@ images = true
 connect_timeout = 1.5
 stall_timeout = 3
 attempts = 2
+max_output = 1000
+price_input = 0.5
+price_output = 1
 extra = { top_p = 0.5, stop_token_ids = [1, 2] }
 
 [models.second]
@@ -53,6 +57,42 @@ steps = 5
 tool_calls = 6
 tokens = 7000
 seconds = 8.5
+money = 0.25
+repetitions = 4
+
+[limits.thread]
+steps = 50
+money = 2
+
+[approvals]
+seconds = 60
+
+[[approvals.rules]]
+decision = "allow"
+tool = "write_*"
+effect = "write"
+place = "workspace"
+untrusted = false
+arguments = { path = "notes/*" }
+
+[[approvals.rules]]
+decision = "deny"
+
+[tasks]
+max_chain_length = 9
+initial_plan = false
+max_plan_tree_depth = 2
+max_plan_tree_width = 4
+max_plan_refine_chain_length = 0
+max_parallel_tasks = 3
+fast_path = false
+
+[agents.reader]
+description = "Reads files."
+model = "first"
+tools = ["now"]
+system = "Read."
+max_chain_length = 3
 
 [tools]
 workspace = "/srv/work"
@@ -62,7 +102,11 @@ disabled = ["calculate"]
 [tools.shell]
 enabled = true
 sandbox = "none"
+approval = "allow"
 timeout = 5
+
+[tools.ask_human]
+enabled = true
 
 [tools.files]
 enabled = true
@@ -108,6 +152,13 @@ def test_without_any_settings_everything_has_a_safe_default() -> None:
     assert config.folder == Path.home() / ".local" / "share" / "stepwell"
     assert config.workspace == config.folder / "workspace"
     assert (config.limits.steps, config.chatchat.max_steps, config.chatchat.keep_days) == (50, 15, 30)
+    assert (config.limits.money, config.limits.thread.steps, config.limits.repetitions) == (None, None, 3)
+    assert (config.tools.shell.approval, config.tools.ask_human.enabled) == ("ask", False)
+    assert (config.approvals.rules, config.approvals.seconds, config.agents) == ([], None, {})
+
+
+def test_tasks_go_by_the_same_figures_whether_settings_or_a_program_start_them() -> None:
+    assert TaskOptions(**Config().tasks.model_dump()) == TaskOptions()
 
 
 def test_a_file_sets_everything(tmp_path: Path) -> None:
@@ -127,6 +178,38 @@ def test_a_file_sets_everything(tmp_path: Path) -> None:
     assert (config.tools.shell.enabled, config.tools.shell.sandbox, config.tools.shell.timeout) == (True, "none", 5.0)
     assert (config.tools.modules, config.tools.disabled) == (["my_tools"], ["calculate"])
     assert config.workspace == Path("/srv/work")
+    assert (first.max_output, first.price_input, first.price_output) == (1000, 0.5, 1.0)
+    assert (config.limits.money, config.limits.repetitions) == (0.25, 4)
+    assert config.limits.thread.model_dump(exclude_none=True) == {"steps": 50, "money": 2.0}
+    assert config.approvals.seconds == 60
+    assert [Rule(**each.model_dump()) for each in config.approvals.rules] == [
+        Rule(
+            decision="allow",
+            tool="write_*",
+            effect="write",
+            place="workspace",
+            untrusted=False,
+            arguments={"path": "notes/*"},
+        ),
+        Rule(decision="deny"),
+    ]
+    assert TaskOptions(**config.tasks.model_dump()) == TaskOptions(
+        max_chain_length=9,
+        initial_plan=False,
+        max_plan_tree_depth=2,
+        max_plan_tree_width=4,
+        max_plan_refine_chain_length=0,
+        max_parallel_tasks=3,
+        fast_path=False,
+    )
+    reader = config.agents["reader"]
+    assert (reader.description, reader.model, reader.tools, reader.system) == (
+        "Reads files.",
+        "first",
+        ["now"],
+        "Read.",
+    )
+    assert (reader.max_chain_length, config.tools.shell.approval, config.tools.ask_human.enabled) == (3, "allow", True)
     assert config.chatchat.dialects == {"gpt-x": "native"}
     assert (config.chatchat.history_rounds, config.chatchat.language) == (5, "en")
 
@@ -166,6 +249,9 @@ def test_variables_reach_every_level_and_make_models(tmp_path: Path, env: Any) -
             "STEPWELL_AGENT__TOOLS": "now, calculate",
             "STEPWELL_AGENT__TEMPERATURE": "0.5",
             "STEPWELL_LIMITS__SECONDS": "1.5",
+            "STEPWELL_LIMITS__THREAD__MONEY": "0.75",
+            "STEPWELL_AGENTS__READER__DESCRIPTION": "Reads.",
+            "STEPWELL_APPROVALS__RULES": '[{"decision": "deny", "tool": "shell"}]',
             "STEPWELL_CHATCHAT__KEEP_DAYS": "3",
             "STEPWELL_DATA": str(tmp_path / "data"),
             "STEPWELL_ORIGINS": "https://a.test,https://b.test",
@@ -181,6 +267,8 @@ def test_variables_reach_every_level_and_make_models(tmp_path: Path, env: Any) -
     assert (config.tools.modules, config.tools.disabled) == (["one", "two.three"], [])
     assert (config.agent.tools, config.agent.temperature, config.agent.prompt) == (["now", "calculate"], 0.5, "x")
     assert (config.limits.seconds, config.chatchat.keep_days) == (1.5, 3)
+    assert (config.limits.thread.money, config.agents["reader"].description) == (0.75, "Reads.")
+    assert [(each.decision, each.tool) for each in config.approvals.rules] == [("deny", "shell")]
     assert config.folder == tmp_path / "data"
     assert config.origins == ["https://a.test", "https://b.test"]
 
@@ -226,12 +314,33 @@ WRONG: list[tuple[str, str, str]] = [
     ('[models.m]\nbase_url = "http://"', "models.m", "http://127.0.0.1:11434/v1"),
     ('[models.m]\nbase_url = "http:///v1"', "models.m", "http://127.0.0.1:11434/v1"),
     ('[models.m]\nbase_url = "http://[::1/v1"', "models.m", "http://127.0.0.1:11434/v1"),
-    ('[models.m]\nkind = "claude"', "models.m.kind", "'openai' or 'offline'"),
+    ('[models.m]\nkind = "claude"', "models.m.kind", "'openai', 'offline' or 'scripted'"),
     ('[models.m]\nbase_url = "http://x/v1"\nbaseurl = "x"', "models.m.baseurl", "no such setting"),
     ('[models.m]\nbase_url = "http://x/v1"\nwindow = 1', "models.m.window", "256"),
     ('[models.m]\nbase_url = "http://x/v1"\nattempts = 0', "models.m.attempts", "1"),
     ('[models.m]\nbase_url = "http://x/v1"\nstall_timeout = 0', "models.m.stall_timeout", "greater than 0"),
     ('[models.m]\nbase_url = "http://x/v1"\napi_key = 7', "models.m.api_key", "string"),
+    ('[models.m]\nbase_url = "http://x/v1"\nprice_input = 1', "models.m", "price_output"),
+    ('[models.m]\nbase_url = "http://x/v1"\nprice_output = 1', "models.m", "price_input"),
+    ('[models.m]\nkind = "offline"\nprice_input = -1\nprice_output = 1', "models.m.price_input", "0"),
+    ('[models.m]\nkind = "offline"\nprice_input = nan\nprice_output = 1', "models.m.price_input", "finite"),
+    ('[models.m]\nkind = "offline"\nmax_output = 0', "models.m.max_output", "1"),
+    ("[limits]\nmoney = 0", "limits.money", "0"),
+    ("[limits]\nmoney = inf", "limits.money", "finite"),
+    ("[limits]\nrepetitions = -1", "limits.repetitions", "0"),
+    ("[limits.thread]\ntokens = 0", "limits.thread.tokens", "1"),
+    ("[limits.thread]\nrepetitions = 3", "limits.thread.repetitions", "no such setting"),
+    ('[[approvals.rules]]\ntool = "shell"', "approvals.rules.0.decision", "required"),
+    ('[[approvals.rules]]\ndecision = "maybe"', "approvals.rules.0.decision", "'allow', 'ask' or 'deny'"),
+    ('[[approvals.rules]]\ndecision = "ask"\neffect = "read"', "approvals.rules.0.effect", "'write'"),
+    ('[[approvals.rules]]\ndecision = "ask"\nname = "x"', "approvals.rules.0.name", "no such setting"),
+    ("[approvals]\nseconds = 0", "approvals.seconds", "0"),
+    ("[tasks]\nmax_chain_length = 0", "tasks.max_chain_length", "1"),
+    ("[tasks]\nmax_parallel_tasks = 0", "tasks.max_parallel_tasks", "1"),
+    ("[agents.a]", "agents.a.description", "required"),
+    ('[agents.a]\ndescription = "x"\nmodel = "none"', "agents.a.model", "offline"),
+    ('[agents."a/b"]\ndescription = "x"', "agents.a/b", "pattern"),
+    ('[tools.shell]\napproval = "never"', "tools.shell.approval", "'ask' or 'allow'"),
     ("[agent]\ntemperature = 3", "agent.temperature", "2"),
     ('[agent]\nlanguage = "fr"', "agent.language", "'auto', 'en' or 'zh'"),
     ("[agent]\ntools = 7", "agent.tools", "list"),
@@ -250,7 +359,7 @@ WRONG: list[tuple[str, str, str]] = [
 @pytest.mark.parametrize(("text", "place", "remedy"), WRONG)
 def test_a_wrong_setting_is_named_with_its_place_and_remedy(tmp_path: Path, text: str, place: str, remedy: str) -> None:
     message = refusal(tmp_path, text)
-    assert message.startswith(f"{place}: ") or place in ("default_model",)
+    assert message.startswith((f"{place}: ", f"{place}.")) or place in ("default_model", "agents.a.model")
     assert place in message
     assert remedy in message
     assert "s.toml" in message

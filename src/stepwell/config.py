@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from stepwell.errors import ConfigError
@@ -39,6 +48,8 @@ def _split(value: Any) -> Any:
 
 Names = Annotated[list[str], BeforeValidator(_split)]
 Table = BeforeValidator(_read)
+AgentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+"""Stands in the path of its events."""
 
 
 def _is_address(url: str) -> bool:
@@ -56,8 +67,10 @@ class _Section(BaseModel):
 class ModelSettings(_Section):
     """One model that agents can use."""
 
-    kind: Literal["openai", "offline"] = "openai"
-    """`openai`: any OpenAI-compatible chat-completions endpoint. `offline`: the embedded one."""
+    kind: Literal["openai", "offline", "scripted"] = "openai"
+    """`openai`: any OpenAI-compatible chat-completions endpoint. `offline`: the embedded one. `scripted`: a file."""
+    script: Path | None = None
+    """The file of the kind `scripted`."""
     base_url: str = ""
     """The endpoint up to and including `/v1`."""
     model: str = ""
@@ -72,6 +85,12 @@ class ModelSettings(_Section):
     """Context window in tokens; empty: the family's."""
     images: bool | None = None
     """Whether it sees images; empty: the family's."""
+    max_output: int | None = Field(default=None, ge=1)
+    """Tokens of its longest reply; empty: the family's."""
+    price_input: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Money for a million tokens of requests; empty: the family's list price, where it is known."""
+    price_output: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Money for a million tokens of replies; set together with `price_input`."""
     json_mode: bool | None = None
     """Whether the endpoint keeps a reply to a JSON schema (`response_format`); empty: the family's."""
     connect_timeout: float = Field(default=10.0, gt=0)
@@ -87,13 +106,17 @@ class ModelSettings(_Section):
     def _complete(self) -> ModelSettings:
         if self.kind == "openai" and not _is_address(self.base_url):
             raise ValueError("base_url must be the endpoint's address, such as http://127.0.0.1:11434/v1")
+        if self.kind == "scripted" and self.script is None:
+            raise ValueError("script must name the file that says what this model answers")
+        if (self.price_input is None) != (self.price_output is None):
+            raise ValueError("price_input and price_output belong together; set both, 0 for what costs nothing")
         return self
 
 
-class LimitSettings(_Section):
-    """What one run may use; empty means no limit."""
+class ThreadLimitSettings(_Section):
+    """What all runs of a thread may use together; empty means no limit."""
 
-    steps: int | None = Field(default=50, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     """Model calls."""
     tool_calls: int | None = Field(default=None, ge=1)
     """Tool calls."""
@@ -101,6 +124,78 @@ class LimitSettings(_Section):
     """Tokens of all requests and replies together."""
     seconds: float | None = Field(default=None, gt=0)
     """Wall-clock seconds."""
+    money: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """In the unit in which the prices of the models are given."""
+
+
+class LimitSettings(ThreadLimitSettings):
+    """What one run may use, and when it goes in circles; empty means no limit."""
+
+    steps: int | None = Field(default=50, ge=1)
+    """Model calls."""
+    repetitions: int = Field(default=3, ge=0)
+    """The same call with the same result so often in a row stops the run and asks; 0 for never."""
+    thread: ThreadLimitSettings = ThreadLimitSettings()
+
+
+class RuleSettings(_Section):
+    """One row of the table that says which calls of tools run at once."""
+
+    decision: Literal["allow", "ask", "deny"]
+    """`allow` runs the call, `deny` refuses it, `ask` asks a person."""
+    tool: str = Field(default="*", min_length=1)
+    """Name of the tool, with `*` and `?` as in names of files."""
+    effect: Literal["", "pure", "idempotent", "write"] = ""
+    """The tool's effect; empty for any."""
+    place: Literal["", "workspace", "outside"] = ""
+    """`workspace` for tools that reach no further than the workspace; empty for any."""
+    untrusted: bool | None = None
+    """Whether untrusted text stands in the context; empty for either."""
+    arguments: dict[str, str] = {}
+    """What arguments must look like: a pattern as for `tool`, by the name of a top-level argument."""
+
+
+class ApprovalSettings(_Section):
+    """Which calls of tools are asked for."""
+
+    rules: Annotated[list[RuleSettings], Table] = []
+    """The first that fits decides; below them stands a built-in one: ask before a `write` outside the workspace."""
+    seconds: float | None = Field(default=None, gt=0)
+    """Seconds until a question expires unanswered; empty for never."""
+
+
+class TaskSettings(_Section):
+    """How tasks and plans are carried out (XAgent's names and figures)."""
+
+    max_chain_length: int = Field(default=7, ge=1)
+    """Steps of a task; in the last one its submission is forced."""
+    initial_plan: bool = True
+    """Whether a plan is made before work begins."""
+    max_plan_tree_depth: int = Field(default=3, ge=1)
+    """How deep the tree of a plan may grow; the root has depth 1."""
+    max_plan_tree_width: int = Field(default=5, ge=1)
+    """Tasks that one task may have below it."""
+    max_plan_refine_chain_length: int = Field(default=3, ge=0)
+    """Successful edits of one rectification, and refused ones."""
+    max_parallel_tasks: int = Field(default=1, ge=1)
+    """Siblings done side by side where none needs the other."""
+    fast_path: bool = True
+    """Whether a question that needs no plan is answered without one."""
+
+
+class HelperSettings(_Section):
+    """An agent to which others may give tasks."""
+
+    description: str = Field(min_length=1)
+    """What it is good for, as the agent is told that gives it tasks."""
+    model: str = ""
+    """Name of its model; empty: that of the agent that gives the task."""
+    tools: Names | None = None
+    """Names of its tools in order; empty: those of the agent that gives the task."""
+    system: str = ""
+    """Its system message; empty: that of the agent that gives the task."""
+    max_chain_length: int | None = Field(default=None, ge=1)
+    """Steps of one of its tasks; empty: `tasks.max_chain_length`."""
 
 
 class AgentSettings(_Section):
@@ -176,8 +271,8 @@ class ShellSettings(_Section):
     """Off until switched on."""
     sandbox: Literal["bubblewrap", "none"] = "bubblewrap"
     """`none` runs commands with the rights of the server."""
-    approval: Literal["allow"] = "allow"
-    """Switching the tool on allows its calls."""
+    approval: Literal["ask", "allow"] = "ask"
+    """`allow`: its calls run without an approval."""
     timeout: float = Field(default=60.0, gt=0)
     """Seconds for one command."""
 
@@ -189,11 +284,19 @@ class FileSettings(_Section):
     """Off until switched on."""
 
 
+class AskHumanSettings(_Section):
+    """The tool `ask_human`, with which the agent asks the person."""
+
+    enabled: bool = False
+    """Off until switched on."""
+
+
 class ToolSettings(_Section):
     """The tools that the server's agents may have."""
 
     shell: ShellSettings = ShellSettings()
     files: FileSettings = FileSettings()
+    ask_human: AskHumanSettings = AskHumanSettings()
     workspace: Path | None = None
     """Folder of the file tools and of `shell`; empty: `workspace` in the data folder."""
     modules: Names = []
@@ -254,10 +357,13 @@ class Config(BaseSettings):
     """Name of the model where a request names none; empty: the first of `models`, else `offline`."""
     models: Annotated[dict[str, ModelSettings], Table] = {}
     agent: AgentSettings = AgentSettings()
+    agents: Annotated[dict[AgentName, HelperSettings], Table] = {}
     execution: ExecutionSettings = ExecutionSettings()
     multimodal: MultimodalSettings = MultimodalSettings()
     experiment: ExperimentSettings = ExperimentSettings()
     limits: LimitSettings = LimitSettings()
+    approvals: ApprovalSettings = ApprovalSettings()
+    tasks: TaskSettings = TaskSettings()
     tools: ToolSettings = ToolSettings()
     chatchat: ChatchatSettings = ChatchatSettings()
 
@@ -283,6 +389,7 @@ class Config(BaseSettings):
         for place, name in (
             ("execution.summary.model", self.execution.summary.model),
             ("multimodal.image.model", self.multimodal.image.model),
+            *((f"agents.{name}.model", each.model) for name, each in self.agents.items()),
         ):
             if name and name not in {*self.models, OFFLINE}:
                 raise ValueError(f"{place} {name!r} is none of the models: {', '.join([*self.models, OFFLINE])}")

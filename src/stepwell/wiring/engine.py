@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stepwell.wiring.parts import make_dialect
 
 if TYPE_CHECKING:
+    from stepwell.agent.accounts import Accounts
     from stepwell.agent.base import BaseAgent
     from stepwell.agent.summaries import Summaries
     from stepwell.engines.base import Engine
+    from stepwell.engines.calls import Calls
+    from stepwell.engines.delegating import Assemble, Delegate
+    from stepwell.engines.react import ReactEngine
+    from stepwell.log import Log
+    from stepwell.messages import ToolSpecs
     from stepwell.models.base import Model
     from stepwell.specs import RunSpec
-    from stepwell.state import Log
     from stepwell.tools.base import Complete, Toolbox
 
 NO_EXTRA: Mapping[str, object] = MappingProxyType({})
@@ -31,6 +36,9 @@ class EngineMaker:
         extra: Further fields of each request's body.
         image_model: Asked instead where a request holds images and `model` does not see.
         summaries: Makes what makes summaries of a run; None for none.
+        accounts: The accounts of API keys; None where nobody pays together.
+        delegate: Says how another agent does a task that one gives it; None where there are no others.
+        assemble: Builds the engine of such a task.
     """
 
     def __init__(
@@ -43,19 +51,26 @@ class EngineMaker:
         *,
         image_model: Model | None = None,
         summaries: Callable[[], Summaries] | None = None,
+        accounts: Accounts | None = None,
+        delegate: Delegate | None = None,
+        assemble: Assemble | None = None,
     ) -> None:
         # Once for all runs: an import costs a look-up each time.
         from stepwell.agent.base import BaseAgent
+        from stepwell.agent.options import AgentOptions
         from stepwell.agent.replies import ReplySchema
+        from stepwell.engines.calls import Calls
         from stepwell.engines.chat import ChatEngine
         from stepwell.models.base import Settings
         from stepwell.tools.builtin.recall import recall_tool
 
         self._agent_type, self._engine_type, self._form_type = BaseAgent, ChatEngine, ReplySchema
+        self._calls_type, self._delegate, self._assemble = Calls, delegate, assemble
 
         self._spec, self._model, self._image_model = spec, model, image_model
-        self._complete, self._summaries = complete, summaries
+        self._complete, self._summaries, self._accounts = complete, summaries, accounts
         self._dialect = make_dialect(spec.dialect, spec.prompt, spec.language) if spec.dialect else None
+        self._options = AgentOptions()
         self._settings = Settings(temperature=spec.temperature, max_tokens=spec.max_tokens, extra=dict(extra))
         self._specs, recall = toolbox.specs, recall_tool()
         self._recall = recall.spec if toolbox.names else None
@@ -63,22 +78,60 @@ class EngineMaker:
 
     def __call__(self, run: RunSpec) -> Engine:
         """Return the engine of one run."""
-        output = self._form_type(**run.output) if run.output else None
-        return self._engine_type(self._agent, self._toolbox, self._complete, output)
+        match run.engine:
+            case "chat":
+                output = self._form_type(**run.output) if run.output else None
+                engine = self._engine_type(self._agent, self._toolbox, self._complete, output)
+                if self._delegate is not None:
+                    engine.calls = self._calls()
+                return engine
+            case "react":
+                return self._react()
+            case "plan":
+                return self._plan()
+            case "interaction":
+                from stepwell.engines.interaction import InteractionEngine
+
+                return InteractionEngine(self._front, self._plan)
+
+    def _react(self) -> ReactEngine:
+        from stepwell.agent.task_agents import ToolAgent
+        from stepwell.engines.react import ReactEngine
+
+        return ReactEngine(lambda log: self._made(ToolAgent, log), self._calls())
+
+    def _calls(self) -> Calls:
+        return self._calls_type(self._toolbox, self._complete, self._delegate, self._assemble)
+
+    def _plan(self) -> Engine:
+        from stepwell.agent.task_agents import PlanAgent
+        from stepwell.engines.plan import PlanEngine
+
+        return PlanEngine(lambda log: self._made(PlanAgent, log), self._react)
 
     def _agent(self, log: Log) -> BaseAgent:
-        return self._agent_type(
-            None,
+        return self._made(self._agent_type, log)
+
+    def _front(self, log: Log) -> BaseAgent:
+        """Return an agent that talks and has no tools."""
+        from stepwell.messages import NO_TOOLS
+
+        return self._made(self._agent_type, log, NO_TOOLS)
+
+    def _made(self, kind: Any, log: Log, tools: ToolSpecs | None = None) -> Any:
+        return kind(
+            self._options,
             self._spec.system,
             "",
             default_replies=None,
             model=self._model,
-            tools=self._specs,
+            tools=self._specs if tools is None else tools,
             log=log,
             dialect=self._dialect,
             settings=self._settings,
             model_name=self._spec.model_name,
             image_model=self._image_model,
-            recall=self._recall,
+            recall=self._recall if tools is None else None,
             summaries=self._summaries() if self._summaries else None,
+            accounts=self._accounts,
         )

@@ -9,9 +9,12 @@ from stepwell.wiring.parts import make_store
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stepwell.agent.accounts import Accounts
     from stepwell.config import Config
     from stepwell.runs.catalog import Catalog
     from stepwell.runs.service import RunService
+    from stepwell.specs import Limits
+    from stepwell.store.base import Spending, Store
     from stepwell.store.lock import FolderLock
 
 
@@ -55,12 +58,25 @@ def open_host(config: Config, *, read_only: bool = False) -> Host:
     folder = config.folder
     lock = None if read_only else FolderLock(folder)
     try:
-        catalog = ConfigCatalog(config)
-        return Host(config, catalog, RunService(make_store(folder / "stepwell.db"), catalog.assemble), lock)
+        store = make_store(folder / "stepwell.db")
+        accounts = accounts_over(store)
+        catalog = ConfigCatalog(config, accounts)
+        return Host(config, catalog, RunService(store, catalog.assemble, ended=accounts.ended), lock)
     except BaseException:
         if lock is not None:
             lock.release()
         raise
+
+
+def accounts_over(store: Store) -> Accounts:
+    """Return the accounts of the API keys that a store keeps."""
+    from stepwell.agent.accounts import Accounts
+
+    async def load(key: str) -> tuple[Limits | None, Spending]:
+        limits = [each.limits for each in await store.api_keys() if each.id == key]
+        return limits[0] if limits else None, await store.spent(key)
+
+    return Accounts(load)
 
 
 def serve(config: Config, announce: Callable[[str, str], None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stepwell.errors import ConfigError, RunFailed
 from stepwell.wiring.engine import EngineMaker
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from stepwell.engines.base import Engine
     from stepwell.messages import Message
     from stepwell.models.base import Model
+    from stepwell.runs.log import ThreadLog
     from stepwell.runs.service import RunService
-    from stepwell.specs import RunSpec
+    from stepwell.specs import EngineName, Prices, Rule, RunSpec, TaskOptions
     from stepwell.tools.base import Tool, Toolbox
 
 
@@ -88,6 +89,12 @@ def answer_object(form: Output, text: str) -> object:
     return found.value
 
 
+def answer_text(log: ThreadLog) -> str:
+    """Return what the agent said last, which is the answer of a run that ended with one."""
+    last = next((each for each in reversed(log.state.transcript) if each.role == "assistant"), None)
+    return last.content if last is not None else ""
+
+
 async def pin_fact(service: RunService, owner: str, thread: str, text: str) -> None:
     """Pin a fact; see `runs.contexts.pin`."""
     from stepwell.runs.contexts import pin
@@ -112,6 +119,7 @@ class LibraryParts:
         path: The database file; None keeps threads in memory.
         summary_model: Who makes summaries; None for none.
         image_model: Who is asked where `model` does not see what is shown.
+        tasks: How tasks and plans are carried out; None for the usual.
     """
 
     def __init__(
@@ -122,12 +130,35 @@ class LibraryParts:
         path: str | PathLike[str] | None,
         summary_model: Model | None = None,
         image_model: Model | None = None,
+        tasks: TaskOptions | None = None,
     ) -> None:
+        self._tasks = tasks
         self.model, self.spec = model, spec
         self._toolbox, self._path = toolbox, path
         self._summary_model, self._image_model = summary_model, image_model
         self._service: RunService | None = None
         self._make_engine: Callable[[RunSpec], Engine] | None = None
+
+    def spec_for(self, engine: EngineName) -> RunSpec:
+        """Return how a run of an engine goes.
+
+        Raises:
+            InputError: Under a limit of money something of the run has no known price.
+        """
+        import msgspec
+
+        spec = self.spec
+        if engine != "chat":
+            spec = msgspec.structs.replace(spec, engine=engine, tasks=self._tasks, versions=self._versions(engine))
+        if spec.limits.money is not None:
+            from stepwell.agent.accounts import check_money
+
+            check_money(spec, image=self._image_model.profile if self._image_model else None)
+        return spec
+
+    def _versions(self, engine: EngineName) -> dict[str, str]:
+        spec = self.spec
+        return engine_versions(make_dialect(spec.dialect, spec.prompt, spec.language) if spec.dialect else None, engine)
 
     def service(self) -> RunService:
         """Return the run service, over the file or memory."""
@@ -160,43 +191,82 @@ class LibraryParts:
             await model.close()
 
 
+class Endpoint(NamedTuple):
+    """Where models are that are given by name; as the arguments of `library.Agent`."""
+
+    base_url: str
+    api_key: str
+    window: int | None
+
+
+class Manner(NamedTuple):
+    """How an agent talks; as the arguments of `library.Agent`."""
+
+    system: str
+    dialect: str
+    language: str
+    temperature: float | None
+    max_tokens: int | None
+
+
+class Bounds(NamedTuple):
+    """What its runs may do; as the arguments of `library.Agent`."""
+
+    max_steps: int | None
+    max_seconds: float | None
+    max_money: float | None
+    prices: Prices | None
+    approvals: Sequence[Rule]
+    people: bool
+    tasks: TaskOptions | None
+
+
+class Helpers(NamedTuple):
+    """Models beside its own; as the arguments of `library.Agent`."""
+
+    summaries: bool
+    summary_model: str | Model | None
+    image_model: str | Model | None
+
+
 def library_parts(
     model: str | Model,
-    *,
-    base_url: str,
-    api_key: str,
-    system: str,
     tools: Sequence[Tool | Callable[..., Any]],
     path: str | PathLike[str] | None,
-    dialect: str,
-    language: str,
-    temperature: float | None,
-    max_tokens: int | None,
-    max_steps: int | None,
-    max_seconds: float | None,
-    window: int | None,
-    summaries: bool,
-    summary_model: str | Model | None,
-    image_model: str | Model | None,
+    endpoint: Endpoint,
+    manner: Manner,
+    bounds: Bounds,
+    helpers: Helpers,
 ) -> LibraryParts:
     """Put the parts of a `library.Agent` together; see there for arguments and errors."""
     import msgspec
 
-    from stepwell.specs import Limits
+    from stepwell.specs import TaskOptions
     from stepwell.tools.base import Toolbox
 
-    toolbox, place = Toolbox(tools), (base_url, api_key, window)
-    adapter = _library_model(model, *place)
-    helper = adapter if summary_model is None else _library_model(summary_model, *place)
-    seeing = None if image_model is None else _library_model(image_model, *place)
-    options, profile = _options(summaries, seeing is not None), seeing.profile if seeing else None
-    context = context_of(options, adapter.profile, max_tokens, profile)
+    toolbox, adapter = Toolbox(tools), _library_model(model, *endpoint)
+    helper = adapter if helpers.summary_model is None else _library_model(helpers.summary_model, *endpoint)
+    seeing = None if helpers.image_model is None else _library_model(helpers.image_model, *endpoint)
+    options, profile = _options(helpers.summaries, seeing is not None), seeing.profile if seeing else None
+    context = context_of(options, adapter.profile, manner.max_tokens, profile)
     check_tools(context, toolbox.specs)
-    limits = Limits(steps=max_steps, seconds=max_seconds)
-    how = {"temperature": temperature, "max_tokens": max_tokens, "context": context, "limits": limits}
-    plain = _spec(model, dialect_name(dialect, adapter), language)
-    spec = msgspec.structs.replace(plain, system=system, tools=toolbox.names, **how)
-    return LibraryParts(adapter, toolbox, spec, path, helper if summaries else None, seeing)
+    plain = _spec(model, dialect_name(manner.dialect, adapter), manner.language)
+    talk = {"system": manner.system, "temperature": manner.temperature, "max_tokens": manner.max_tokens}
+    may = _may(bounds, adapter)
+    spec = msgspec.structs.replace(plain, tools=toolbox.names, context=context, **talk, **may)
+    summing = helper if helpers.summaries else None
+    return LibraryParts(adapter, toolbox, spec, path, summing, seeing, bounds.tasks or TaskOptions())
+
+
+def _may(bounds: Bounds, model: Model) -> dict[str, Any]:
+    """Return what of a spec says what a run may do."""
+    from stepwell.specs import Limits
+
+    limits = Limits(steps=bounds.max_steps, seconds=bounds.max_seconds, money=bounds.max_money)
+    may: dict[str, Any] = {"limits": limits, "approvals": tuple(bounds.approvals), "people": bounds.people}
+    if bounds.max_money is None:
+        return may
+    return {**may, "prices": bounds.prices or model.profile.prices, "max_output": model.profile.max_output}
 
 
 def _spec(model: str | Model, dialect: str, language: str) -> RunSpec:

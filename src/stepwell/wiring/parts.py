@@ -52,6 +52,11 @@ def make_model(name: str, settings: ModelSettings, api_key: str) -> Model:
         from stepwell.models.offline import OfflineModel
 
         return OfflineModel()
+    if settings.script is not None and settings.kind == "scripted":
+        from stepwell.models.script_file import script_of
+        from stepwell.models.scripted import ScriptedModel
+
+        return ScriptedModel(script_of(settings.script), profile=model_profile(name, settings))
     from stepwell.models.openai import OpenAIModel, Retries, Timeouts
 
     return OpenAIModel(
@@ -71,9 +76,20 @@ def model_profile(name: str, settings: ModelSettings) -> ModelProfile:
 
         return OfflineModel.profile
     from stepwell.models.profiles import profile_for
+    from stepwell.specs import Prices
 
-    facts = {"window": settings.window, "images": settings.images, "json_mode": settings.json_mode}
-    return profile_for(settings.model or name, **{key: value for key, value in facts.items() if value is not None})
+    facts: dict[str, object] = {
+        "window": settings.window,
+        "images": settings.images,
+        "json_mode": settings.json_mode,
+        "max_output": settings.max_output,
+    }
+    if settings.price_input is not None and settings.price_output is not None:
+        facts["prices"] = Prices(settings.price_input, settings.price_output)
+    known = {key: value for key, value in facts.items() if value is not None}
+    if settings.kind == "scripted":
+        return profile_for("scripted", **{"native_tools": True, **known})
+    return profile_for(settings.model or name, **known)
 
 
 def dialect_name(setting: str, model: Model) -> str:
@@ -92,18 +108,37 @@ def preload(config: Config) -> None:
     """Import what the first run would have to wait for."""
     from importlib import import_module
 
-    wanted = ["agent.base", "engines.chat"]
+    wanted = ["agent.base", "engines.chat", "engines.interaction", "engines.plan"]
     if any(each.kind == "openai" for each in config.models.values()):
         wanted.append("models.openai")
     for name in wanted:
         import_module(f"stepwell.{name}")
 
 
-def engine_versions(dialect: Dialect | None) -> dict[str, str]:
-    """Return what replay compares: constants of the engine and hashes of templates, by name."""
-    from stepwell.engines.chat import constants
+def engine_versions(dialect: Dialect | None, engine: str = "chat", *, delegates: bool = False) -> dict[str, str]:
+    """Return what replay compares: constants of the engine and hashes of templates, by name.
 
-    return {**constants(), **({f"prompt.{dialect.name}": dialect.digest} if dialect else {})}
+    Args:
+        dialect: How the model is spoken to; None for native calls.
+        engine: The engine's name.
+        delegates: Whether tasks may be given to other agents, whatever the engine.
+    """
+    from stepwell.engines import chat
+
+    constants = chat.constants()
+    if engine != "chat" or delegates:
+        from stepwell.engines import react
+
+        constants |= react.constants()
+    if engine in ("plan", "interaction"):
+        from stepwell.engines import plan
+
+        constants |= plan.constants()
+    if engine == "interaction":
+        from stepwell.engines import choices
+
+        constants |= choices.constants()
+    return {**constants, **({f"prompt.{dialect.name}": dialect.digest} if dialect else {})}
 
 
 def completer(model: Model, model_name: str = "") -> Complete:
@@ -181,8 +216,8 @@ def check_tools(context: ContextSpec, specs: ToolSpecs) -> None:
         )
 
 
-def summarizer(model: Model, model_name: str = "") -> Callable[[], Summaries]:
-    """Return a function that makes what makes summaries with this model."""
+def summarizer(model: Model, model_name: str = "", other: str = "") -> Callable[[], Summaries]:
+    """Return a function that makes what makes summaries with this model; see `agent.summaries.Summaries`."""
     from stepwell.agent.summaries import Summaries
 
-    return lambda: Summaries(model, model_name)
+    return lambda: Summaries(model, model_name, other)

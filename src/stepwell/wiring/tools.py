@@ -8,10 +8,13 @@ from pathlib import Path
 
 from stepwell.config import Config
 from stepwell.errors import ConfigError
+from stepwell.specs import Rule
 from stepwell.tools.base import Tool, as_tool
 from stepwell.tools.builtin.calculate import calculate
 from stepwell.tools.builtin.now import now_tool
 from stepwell.tools.mark import ATTRIBUTE
+
+ASKING, DELEGATING = "ask_human", "delegate"
 
 
 def configured_tools(config: Config) -> list[Tool]:
@@ -30,9 +33,15 @@ def configured_tools(config: Config) -> list[Tool]:
         from stepwell.tools.builtin.shell import shell_tool
 
         tools.append(shell_tool(settings.shell.sandbox, _workspace(config), timeout=settings.shell.timeout))
+    if settings.ask_human.enabled:
+        tools += asking_tools(config).values()
+    if config.agents:
+        from stepwell.tools.builtin.delegate import DelegateTool
+
+        tools.append(DelegateTool({name: each.description for name, each in config.agents.items()}))
     for name in settings.modules:
         tools += _module_tools(name)
-    unknown = set(settings.disabled) - {tool.spec.name for tool in tools}
+    unknown = set(settings.disabled) - {tool.spec.name for tool in tools} - {ASKING, DELEGATING}
     if unknown:
         raise ConfigError(f"tools.disabled: there is no tool {', '.join(sorted(unknown))}; remove the name")
     kept = [tool for tool in tools if tool.spec.name not in settings.disabled]
@@ -40,6 +49,22 @@ def configured_tools(config: Config) -> list[Tool]:
         if sum(tool.spec.name == name for tool in kept) > 1:
             raise ConfigError(f"tools: two tools are named {name}; rename one or add it to tools.disabled")
     return kept
+
+
+def asking_tools(config: Config) -> dict[str, Tool]:
+    """Return the tool with which agents ask people, by name, unless the settings leave it out."""
+    from stepwell.tools.builtin.ask_human import ask_human_tool
+
+    tool = ask_human_tool()
+    return {} if tool.spec.name in config.tools.disabled else {tool.spec.name: tool}
+
+
+def approval_rules(config: Config) -> tuple[Rule, ...]:
+    """Return the table of calls that run at once: the settings' own rows, then the built-in ones."""
+    rows = [Rule(**row.model_dump()) for row in config.approvals.rules]
+    if config.tools.shell.enabled and config.tools.shell.approval == "allow":
+        rows.append(Rule(decision="allow", tool="shell"))
+    return (*rows, Rule(decision="ask", effect="write", place="outside"))
 
 
 def chatchat_tools(built: Iterable[Tool]) -> list[Tool]:

@@ -33,6 +33,19 @@ GUARDED_ROUTES = {
     ("POST", "/api/threads/{thread}/pins"),
     ("DELETE", "/api/threads/{thread}/pins/{pin}"),
     ("POST", "/api/threads/{thread}/runs/{run}/cancel"),
+    ("POST", "/api/threads/{thread}/runs/{run}/steer"),
+    ("POST", "/api/threads/{thread}/runs/{run}/pause"),
+    ("POST", "/api/threads/{thread}/runs/{run}/resume"),
+    ("GET", "/api/questions"),
+    ("GET", "/api/threads/{thread}/questions"),
+    ("POST", "/api/threads/{thread}/questions/{question}/answer"),
+    ("GET", "/api/threads/{thread}/plan"),
+    ("GET", "/api/threads/{thread}/queue"),
+    ("PATCH", "/api/threads/{thread}/queue/{item}"),
+    ("DELETE", "/api/threads/{thread}/queue/{item}"),
+    ("POST", "/api/threads/{thread}/fork"),
+    ("POST", "/api/threads/{thread}/regenerate"),
+    ("GET", "/api/threads/{thread}/diff/{other}"),
     ("POST", "/api/messages"),
     ("GET", "/api/models"),
     ("GET", "/api/tools"),
@@ -55,7 +68,9 @@ def routes(found: list[BaseRoute]) -> Iterator[tuple[str, str]]:
 
 
 def filled(path: str) -> str:
-    return path.replace("{thread}", "0" * 32).replace("{run}", "1")
+    for name, value in (("thread", "0" * 32), ("other", "1" * 32), ("run", "1"), ("question", "1"), ("item", "1")):
+        path = path.replace(f"{{{name}}}", value)
+    return path
 
 
 def with_server(tmp_path: Path, work: Callable[[Server], Coroutine[Any, Any, None]], **settings: Any) -> None:

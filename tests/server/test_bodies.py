@@ -156,6 +156,15 @@ def test_a_wrong_field_of_a_message_is_named_and_nothing_is_stored(tmp_path: Pat
             {"reason": "x"},
             {"reason": [None, 7, [], {}, "\0", LONE, "x" * 1001], "run": [1]},
         ),
+        ("PATCH", "/api/threads/{thread}", {"policy": "steer"}, {"policy": [None, 7, "", "later"], "more": [1]}),
+        ("PATCH", "/api/threads/{thread}/queue/1", {}, {"content": [None, 7, "", LONE], "before": [None, -1, "x"]}),
+        (
+            "POST",
+            "/api/threads/{thread}/fork",
+            {"at": 1},
+            {"at": [None, 0, "x", 2**40], "edit": [7, {}], "model": [None, "x" * 201], "title": [None], "more": [1]},
+        ),
+        ("POST", "/api/threads/{thread}/fork", {"at": 1, "edit": {"call": "c", "content": "x"}}, {"edit": [[], "x"]}),
     ],
 )
 def test_a_wrong_field_of_another_body_is_named(
@@ -168,7 +177,7 @@ def test_a_wrong_field_of_another_body_is_named(
                 status, field, _ = await refused(server, method, at, json.dumps({**right, name: value}).encode())
                 assert (status, field) == (422, name), value
         if method == "PATCH":
-            assert (await refused(server, method, at, b"{}"))[:2] == (422, "title")
+            assert (await refused(server, method, at, b"{}"))[:2] == (422, "body")
             assert (await refused(server, method, at, b""))[:2] == (422, "body")
 
     with_server(tmp_path, work)
@@ -467,8 +476,9 @@ def test_no_body_makes_the_server_fail(tmp_path: Path, seed: int) -> None:
                 if schema:
                     ref = next(each["$ref"] for each in [schema, *schema.get("anyOf", [])] if "$ref" in each)
                     fields = document["components"]["schemas"][ref.rpartition("/")[2]]["properties"]
-                    routes.append((method.upper(), path.format(thread=thread, run=1), fields))
-        assert len(routes) == 7
+                    numbers = {"run": 1, "question": 1, "item": 1}
+                    routes.append((method.upper(), path.format(thread=thread, **numbers), fields))
+        assert len(routes) == 12
         answers: dict[int, int] = {}
         for _ in range(400):
             method, path, fields = rng.choice(routes)

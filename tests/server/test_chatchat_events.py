@@ -11,6 +11,7 @@ from stepwell.events import (
     MessageEnded,
     MessageStarted,
     ModelFailed,
+    Recorded,
     RunClaimed,
     RunEnded,
     RunStarted,
@@ -23,7 +24,8 @@ from stepwell.events import (
     ToolStarted,
 )
 from stepwell.messages import Message, ToolCall
-from stepwell.server.chatchat_events import OUT_OF_STEPS, Encoder
+from stepwell.runs.channel import Item, Piece
+from stepwell.server.chatchat_events import OUT_OF_STEPS, Encoder, own
 from stepwell.specs import RunSpec
 
 FENCE = "\n```\n"
@@ -158,3 +160,26 @@ def test_every_end_is_a_final_answer(end: RunEnded, final: str) -> None:
 def test_a_run_that_ends_before_any_reply_has_a_final_answer_too() -> None:
     assert encoded(STARTED, RunEnded("failed", "config", "no model")) == [{"final_answer": "no model"}]
     assert encoded(STARTED, RunEnded("failed", "empty_reply", "empty"))[-1]["final_answer"].endswith("\n\n ``")
+
+
+@pytest.mark.parametrize(("dialect", "marker"), [("", ""), ("react", "Final Answer: ")])
+def test_a_question_that_nobody_can_answer_here_is_the_final_answer(dialect: str, marker: str) -> None:
+    kept = RunEnded("answer", "question", 'Which? stepwell answer ab 6 "..."')
+    shown = encoded(RunStarted(RunSpec(dialect=dialect)), MessageStarted(), TextDelta(4, "Hm."), REPLY, kept)
+    assert shown[-2:] == [{"answer": marker + kept.detail}, {"final_answer": kept.detail}]
+
+
+def test_what_happens_to_agents_inside_a_run_is_no_part_of_its_answer() -> None:
+    inner = set[int]()
+    items: list[tuple[Item, bool]] = [
+        (Recorded(1, 0, 1, STARTED), True),
+        (Recorded(2, 0, 1, MessageStarted()), True),
+        (Recorded(3, 0, 1, MessageStarted(), "helper:2"), False),
+        (Piece(3, 1, 1, TextDelta(2, "I")), True),
+        (Piece(3, 2, 1, TextDelta(3, "I")), False),
+        (Piece(3, 3, 1, ThinkingDelta(3, "I")), False),
+        (Piece(3, 4, 1, ToolProgress("c", "x")), True),
+        (Recorded(4, 0, 1, REPLY, "helper:2"), False),
+        (Recorded(5, 0, 1, REPLY), True),
+    ]
+    assert [own(item, inner) for item, _ in items] == [shown for _, shown in items]

@@ -16,6 +16,8 @@ from tests.support.server import SSE, Frame, Server, scripted, serving
 
 IsThread = IsStr(regex="[0-9a-f]{32}")
 IsTime = IsInt(ge=1_600_000_000_000)
+CREATING = ("/threads", "/messages", "/agent_chat", "/answer", "/steer", "/fork", "/regenerate")
+"""How the paths end by which something is made."""
 
 
 def types(frames: list[Frame]) -> list[str]:
@@ -33,6 +35,7 @@ def test_a_thread_is_made_listed_shown_renamed_and_removed(tmp_path: Path) -> No
             )
             untitled = await server.thread()
             path = f"/api/threads/{made['id']}"
+            made |= {"policy": "queue", "questions": 0, "queued": 0, "parent": None, "waiting": False}
             assert await server.call("GET", path) == (200, made)
             status, listed = await server.call("GET", "/api/threads")
             assert [each["id"] for each in listed["threads"]] == [untitled, made["id"]]
@@ -250,7 +253,10 @@ def test_a_second_message_during_a_run_is_refused_and_works_after_it(tmp_path: P
             before = (await server.call("GET", f"/api/threads/{thread}/events"))[1]
             for headers in (server.headers(), server.headers(**SSE)):
                 status, answer = await server.call(
-                    "POST", f"/api/threads/{thread}/messages", json={"content": "two"}, headers=headers
+                    "POST",
+                    f"/api/threads/{thread}/messages",
+                    json={"content": "two", "while_running": "reject"},
+                    headers=headers,
                 )
                 assert (status, answer["error"]["field"]) == (409, "thread")
                 assert "open run" in answer["error"]["message"]
@@ -277,7 +283,8 @@ def test_of_twenty_messages_at_once_one_starts_a_run(tmp_path: Path) -> None:
         ):
             thread = await server.thread()
             path = f"/api/threads/{thread}/messages"
-            answers = await asyncio.gather(*(server.call("POST", path, json={"content": str(n)}) for n in range(20)))
+            bodies = [{"content": str(n), "while_running": "reject"} for n in range(20)]
+            answers = await asyncio.gather(*(server.call("POST", path, json=body) for body in bodies))
             assert sorted(status for status, _ in answers) == [202] + [409] * 19
             held.set()
             events = await server.ended(thread, 1)
@@ -523,9 +530,21 @@ def test_the_document_lists_every_route_with_its_fields(tmp_path: Path) -> None:
             "/api/threads/{thread}/messages",
             "/api/threads/{thread}/pins",
             "/api/threads/{thread}/pins/{pin}",
+            "/api/threads/{thread}/diff/{other}",
+            "/api/threads/{thread}/fork",
+            "/api/threads/{thread}/plan",
+            "/api/threads/{thread}/questions",
+            "/api/threads/{thread}/questions/{question}/answer",
+            "/api/threads/{thread}/queue",
+            "/api/threads/{thread}/queue/{item}",
+            "/api/threads/{thread}/regenerate",
             "/api/threads/{thread}/runs/{run}/cancel",
+            "/api/threads/{thread}/runs/{run}/pause",
+            "/api/threads/{thread}/runs/{run}/resume",
+            "/api/threads/{thread}/runs/{run}/steer",
             "/api/messages",
             "/api/models",
+            "/api/questions",
             "/api/tools",
             "/chat/agent_chat",
             "/health",
@@ -550,7 +569,7 @@ def test_the_document_lists_every_route_with_its_fields(tmp_path: Path) -> None:
                 named = {each["name"] for each in operation.get("parameters", []) if each["in"] == "path"}
                 assert named == set(re.findall(r"{(\w+)}", path)), (method, path)
                 headers = {each["name"] for each in operation.get("parameters", []) if each["in"] == "header"}
-                creates = method == "post" and not path.endswith(("cancel", "pins"))
+                creates = method == "post" and path.endswith(CREATING)
                 assert ("Idempotency-Key" in headers) == creates, (method, path)
         operations = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
         assert len(operations) == len(set(operations))

@@ -14,7 +14,18 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from stepwell.config import Config
-from stepwell.errors import Busy, ConfigError, InputError, KeyReused, NotFound, StepwellError, StoreError
+from stepwell.errors import (
+    Busy,
+    ConfigError,
+    Decided,
+    Expired,
+    InputError,
+    KeyReused,
+    LimitReached,
+    NotFound,
+    StepwellError,
+    StoreError,
+)
 from stepwell.messages import clean
 from stepwell.runs.catalog import Catalog
 from stepwell.runs.service import RunService
@@ -101,6 +112,9 @@ _STATUS: tuple[tuple[type[StepwellError], int], ...] = (
     (NotFound, 404),
     (Busy, 409),
     (KeyReused, 409),
+    (Decided, 409),
+    (Expired, 410),
+    (LimitReached, 429),
     (InputError, 422),
     (StoreError, 503),
     (ConfigError, 503),

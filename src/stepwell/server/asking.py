@@ -8,15 +8,17 @@ from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, NoReturn
 
 import msgspec
-from fastapi import Header, HTTPException, Request, Response
+from fastapi import Header, HTTPException, Path, Request, Response
 from fastapi.routing import APIRoute
 
 from stepwell.messages import clean
-from stepwell.runs.service import Once, RunRef
+from stepwell.runs.requests import Once, RunRef
 
 Key = Annotated[
     str | None, Header(alias="Idempotency-Key", max_length=200, description="Makes a repeated request happen once.")
 ]
+ThreadId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="The thread's id.")]
+Number = Annotated[int, Path(ge=1, le=2**31, description="The number of the event that names it.")]
 
 
 class JsonRoute(APIRoute):
@@ -86,7 +88,8 @@ def wants_stream(request: Request) -> bool:
 
 def run_headers(ref: RunRef) -> dict[str, str]:
     """Return the headers that name a run, so that it can be followed and cancelled elsewhere."""
-    return {"x-stepwell-thread": ref.thread, "x-stepwell-run": str(ref.run)}
+    named = {"x-stepwell-run": str(ref.run)} if ref.run else {}
+    return {"x-stepwell-thread": ref.thread, **named}
 
 
 def json_response(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -35,12 +35,13 @@ class Caller:
     Args:
         owner: Whose threads they see.
         still_good: Tells whether their key has not been revoked since.
+        key: Id of their key, on whose account spending is; empty where keys are off.
     """
 
-    __slots__ = ("owner", "still_good")
+    __slots__ = ("key", "owner", "still_good")
 
-    def __init__(self, owner: str, still_good: Callable[[], Awaitable[bool]]) -> None:
-        self.owner, self.still_good = owner, still_good
+    def __init__(self, owner: str, still_good: Callable[[], Awaitable[bool]], key: str = "") -> None:
+        self.owner, self.still_good, self.key = owner, still_good, key
 
 
 class Refusal(Exception):
@@ -121,20 +122,21 @@ class Gate:
             if path in OPEN:
                 return None
             raise Refusal(401, "Send an API key as `Authorization: Bearer KEY`; `stepwell keys add` makes one.")
-        owner = await self._owner(token)
-        if owner is None:
+        found = await self._owner(token)
+        if found is None:
             raise Refusal(401, "The API key is not valid.")
 
         async def still_good() -> bool:
             return await self._owner(token) is not None
 
-        return Caller(owner, still_good)
+        return Caller(found[0], still_good, found[1])
 
-    async def _owner(self, token: str) -> str | None:
+    async def _owner(self, token: str) -> tuple[str, str] | None:
+        """Return whose a key is, and its id where it is one of the store."""
         if self._local_key and same(token, self._local_key):
-            return LOCAL
+            return LOCAL, ""
         key = find(await self._store.api_keys(), token)
-        return key.owner if key else None
+        return (key.owner, key.id) if key else None
 
 
 async def _always() -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from stepwell.events import Policy
 from stepwell.messages import clean
+from stepwell.questions import Scope
+from stepwell.specs import EngineName
 
 
 def _storable(text: str) -> str:
@@ -23,6 +26,10 @@ def _address(url: str) -> str:
 
 Text = Annotated[str, AfterValidator(_storable)]
 Name = Annotated[Text, Field(max_length=200)]
+EventNumber = Annotated[int, Field(ge=1, le=2**31)]
+AgentPath = Annotated[Text, Field(max_length=500)]
+AnyDecision = Literal["approve", "deny", "answer", "retry", "done", "skip", "continue", "stop"]
+"""What a person can decide, whatever the question."""
 ImageAddress = Annotated[Text, AfterValidator(_address)]
 
 
@@ -47,10 +54,18 @@ class ThreadBody(Strict):
     title: Text = Field(default="", max_length=200)
 
 
-class TitleBody(Strict):
-    """A thread's new title."""
+class ThreadChangeBody(Strict):
+    """What changes about a thread; what is left out stays as it is."""
 
-    title: Text = Field(min_length=1, max_length=200)
+    title: Text = Field(default="", min_length=1, max_length=200)
+    policy: Policy = "queue"
+    """What becomes of messages that come while a run is open."""
+
+    @model_validator(mode="after")
+    def _something(self) -> ThreadChangeBody:
+        if not self.model_fields_set:
+            raise ValueError("give `title`, `policy` or both")
+        return self
 
 
 class PinBody(Strict):
@@ -60,8 +75,8 @@ class PinBody(Strict):
     """What is kept: 1 to 4,000 characters."""
 
 
-class CancelBody(Strict):
-    """Why a run should stop."""
+class ReasonBody(Strict):
+    """Why a run should stop or halt."""
 
     reason: Text = Field(default="", max_length=1000)
 
@@ -73,6 +88,25 @@ class LimitsBody(Strict):
     tool_calls: int | None = Field(default=None, ge=0, le=1_000_000)
     tokens: int | None = Field(default=None, ge=1, le=10**12)
     seconds: float | None = Field(default=None, gt=0, le=10**7)
+    money: float | None = Field(default=None, gt=0, le=10**9)
+    """In the unit of the models' prices."""
+
+
+class PlanBody(Strict):
+    """How tasks and plans are carried out; what is left out is as in the settings."""
+
+    max_chain_length: int | None = Field(default=None, ge=1, le=1000)
+    """Steps of a task; in the last one it has to hand in what it has."""
+    initial_plan: bool | None = None
+    """Whether a plan is made before work begins."""
+    max_plan_tree_depth: int | None = Field(default=None, ge=1, le=20)
+    max_plan_tree_width: int | None = Field(default=None, ge=1, le=100)
+    max_plan_refine_chain_length: int | None = Field(default=None, ge=1, le=100)
+    """Successful edits of one change of the plan."""
+    max_parallel_tasks: int | None = Field(default=None, ge=1, le=100)
+    """Tasks of one parent that are done side by side."""
+    fast_path: bool | None = None
+    """Whether a question that needs no plan is answered without one."""
 
 
 class MessageBody(Strict):
@@ -92,5 +126,87 @@ class MessageBody(Strict):
     max_tokens: int | None = Field(default=None, ge=1, le=10**9)
     """Longest reply in tokens."""
     limits: LimitsBody | None = None
+    while_running: Policy | None = None
+    """What becomes of it while a run is open; left out, the thread's policy."""
+    engine: EngineName | None = None
+    """Who decides the steps; left out, the settings' choice."""
+    plan: PlanBody | None = None
+    """How tasks and plans are carried out."""
+    people: bool = True
+    """Whether somebody can answer questions; where nobody can, to ask is to deny."""
     output: dict[str, Any] | None = None
     """A JSON schema of type `object` with a `title`: the answer is then JSON text that follows it."""
+
+
+class AnswerBody(Strict):
+    """A decision on a question; which ones there are depends on its kind."""
+
+    decision: AnyDecision
+    text: Text = Field(default="", max_length=100_000)
+    """The answer, the reason of a refusal, or the result of a call that is done."""
+    arguments: dict[str, Any] | Text | None = None
+    """The arguments that run instead of the model's: an object, or the exact JSON text."""
+    value: dict[str, Any] | None = None
+    """The fields of an answer with a form."""
+    scope: Scope = "once"
+    """How far an approval reaches."""
+    hash: str = Field(default="", pattern="^([0-9a-f]{64})?$")
+    """The question's `hash` as you saw it; the decision is refused if that changed."""
+
+
+class SteerBody(Strict):
+    """Something said to a running agent."""
+
+    content: Text = Field(min_length=1)
+    interrupt: bool = False
+    """Close what is under way first."""
+    path: AgentPath = ""
+    """The agent inside the run; empty for the run's own."""
+
+
+class QueueChangeBody(Strict):
+    """What changes about a waiting message."""
+
+    content: Text = Field(default="", min_length=1)
+    before: int = Field(default=0, ge=0, le=2**31)
+    """The waiting message that it is put in front of; 0 for the end."""
+
+    @model_validator(mode="after")
+    def _something(self) -> QueueChangeBody:
+        if not self.model_fields_set:
+            raise ValueError("give `content`, `before` or both")
+        return self
+
+
+class EditBody(Strict):
+    """How the event at which a thread is forked is changed: one of its three fields."""
+
+    content: Text | None = None
+    """The text of a message."""
+    call: Name = ""
+    """The call of a reply whose arguments are changed."""
+    arguments: dict[str, Any] | Text | None = None
+    """Its arguments: an object, or the exact JSON text."""
+    result: Text | None = None
+    """What a tool returned."""
+
+    @model_validator(mode="after")
+    def _one(self) -> EditBody:
+        given = [each for each in (self.content, self.arguments, self.result) if each is not None]
+        if len(given) != 1:
+            raise ValueError("give one of `content`, `arguments` and `result`")
+        if self.call and self.arguments is None:
+            raise ValueError("`call` goes with `arguments`")
+        return self
+
+
+class ForkBody(Strict):
+    """Where a thread is forked, and what is changed there."""
+
+    at: EventNumber
+    """The last event that is kept."""
+    edit: EditBody | None = None
+    model: Name = ""
+    """The model that goes on; empty for the same."""
+    title: Text = Field(default="", max_length=200)
+    """Empty for the same."""

@@ -23,12 +23,13 @@ from stepwell.prompts import names
 from stepwell.runs.catalog import Catalog, Wish
 from stepwell.runs.channel import Cursor
 from stepwell.runs.log import now_ms
-from stepwell.runs.service import NewThread, RunRef, RunService
+from stepwell.runs.requests import NewThread, RunRef
+from stepwell.runs.service import RunService
 from stepwell.server import sse
 from stepwell.server.asking import JsonRoute, Key, once_of, run_headers
 from stepwell.server.auth import Caller, caller_of
 from stepwell.server.bodies import Text
-from stepwell.server.chatchat_events import UNFINISHED, Encoder, Event
+from stepwell.server.chatchat_events import UNFINISHED, Encoder, Event, own
 from stepwell.specs import Limits
 
 DAY = 24 * 3600 * 1000
@@ -93,7 +94,9 @@ def chatchat_router(config: Config, service: RunService, catalog: Catalog) -> AP
         """Chat with the agent as Langchain-Chatchat 0.2 does."""
         caller = caller_of(request.scope)
         once = await once_of(request, idempotency_key)
-        spec = catalog.spec(_wish(config, body))
+        spec = catalog.spec(_wish(config, body, caller.key))
+        if not await service.came_before(caller.owner, once):
+            await catalog.admit(spec)
         rounds = config.chatchat.history_rounds * 2
         history = [
             Message("user" if each.role == "user" else "assistant", each.content)
@@ -108,7 +111,7 @@ def chatchat_router(config: Config, service: RunService, catalog: Catalog) -> AP
     return router
 
 
-def _wish(config: Config, body: AgentChatBody) -> Wish:
+def _wish(config: Config, body: AgentChatBody, key: str) -> Wish:
     settings, known = config.chatchat, names("react")
     if (body.prompt_name or "default") not in known:
         raise InputError(f"There is no prompt {body.prompt_name!r}; known: {', '.join(known)}.", "prompt")
@@ -125,18 +128,21 @@ def _wish(config: Config, body: AgentChatBody) -> Wish:
         max_tokens=body.max_tokens if body.max_tokens and body.max_tokens > 0 else None,
         limits=Limits(steps=settings.max_steps, seconds=config.limits.seconds, tokens=config.limits.tokens),
         face="chatchat",
+        engine="chat",
+        people=False,
+        key=key,
     )
 
 
 async def _events(service: RunService, caller: Caller, ref: RunRef, language: str) -> AsyncGenerator[Event | None]:
     """Yield the old events of a run, its `final_answer` last, None for a heartbeat."""
-    encoder = Encoder()
+    encoder, inner = Encoder(), set[int]()
     batches = service.follow(caller.owner, ref.thread, Cursor(ref.run - 1))
     cause = UNFINISHED[language].format(thread=ref.thread)
     try:
         async for items in sse.watched(batches, caller, sse.Until(ref.run)):
             for item in items:
-                for event in encoder.encode(item.event):
+                for event in encoder.encode(item.event) if own(item, inner) else ():
                     yield event
                     if "final_answer" in event:
                         return

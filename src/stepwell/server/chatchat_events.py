@@ -10,8 +10,10 @@ from types import MappingProxyType
 from typing import Any
 
 from stepwell.events import (
+    CallDelta,
     MessageEnded,
     MessageStarted,
+    Recorded,
     RunEnded,
     RunStarted,
     Stored,
@@ -22,6 +24,7 @@ from stepwell.events import (
     Unknown,
 )
 from stepwell.messages import Message, ToolCall
+from stepwell.runs.channel import Item
 
 Event = dict[str, Any]
 
@@ -68,6 +71,9 @@ class Encoder:
                 return self._message_ended(event)
             case ToolEnded():
                 return [{"answer": ""}, {"tools": self._tool(event)}]
+            case RunEnded(cause="question"):  # nobody can answer here: what is asked, and where, is the answer
+                self._thinking = self._text = 0
+                return [*self._answer(text=event.detail), {"final_answer": event.detail}]
             case RunEnded():
                 return [{"final_answer": self._final(event)}]
             case _:
@@ -129,3 +135,18 @@ def _shown(arguments: str) -> str:
         if isinstance(value, str):
             return value
     return arguments
+
+
+def own(item: Item, inner: set[int]) -> bool:
+    """Tell whether something happened to the run's own agent: old clients know no other.
+
+    Args:
+        item: What happened.
+        inner: Numbers of the messages of other agents; filled here.
+    """
+    event = item.event
+    if isinstance(item, Recorded):
+        if item.path and isinstance(event, MessageStarted):
+            inner.add(item.seq)
+        return not item.path
+    return not isinstance(event, TextDelta | ThinkingDelta | CallDelta) or event.message not in inner

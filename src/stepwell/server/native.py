@@ -1,40 +1,35 @@
-"""The native face: threads, messages, events and runs over HTTP, with server-sent events."""
+"""The native face: threads, events, contexts and the catalog over HTTP, with server-sent events.
+
+Messages and runs are in `native_runs.py`; questions, waiting messages and forks in `native_people.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
 
-from stepwell.agent.replies import output_of
-from stepwell.errors import ConfigError, InputError, NotFound, StoreError
+from stepwell.errors import InputError, NotFound
 from stepwell.events import Recorded, RunStarted
-from stepwell.images import check
-from stepwell.messages import Image, Message
-from stepwell.runs import contexts
-from stepwell.runs.catalog import Catalog, Wish
+from stepwell.runs import contexts, queue
+from stepwell.runs.catalog import Catalog
 from stepwell.runs.channel import Cursor, parse_cursor
 from stepwell.runs.service import RunService
 from stepwell.server import sse
-from stepwell.server.asking import JsonRoute, Key, json_response, once_of, run_headers, wants_stream
-from stepwell.server.auth import Caller, caller_of
-from stepwell.server.bodies import CancelBody, LimitsBody, MessageBody, PinBody, ThreadBody, TitleBody
+from stepwell.server.asking import JsonRoute, Key, ThreadId, json_response, once_of, wants_stream
+from stepwell.server.auth import caller_of
+from stepwell.server.bodies import PinBody, ThreadBody, ThreadChangeBody
+from stepwell.server.native_people import people_routes
+from stepwell.server.native_runs import run_routes, stream
 from stepwell.server.sse import Until
-from stepwell.specs import Limits, RunSpec
 from stepwell.store.base import ThreadInfo
 
 PAGE = 200
 """Most events or threads of one page."""
 
-ThreadId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="The thread's id.")]
-Number = Annotated[int, Path(ge=1, le=2**31, description="The run's number.")]
 PinId = Annotated[str, Path(pattern="^[0-9a-f]{12}$", description="The pin's id.")]
 AnyNumber = Annotated[int | None, Query(ge=1, le=2**31)]
-
-LONGEST_FORM = 65_536
-"""Bytes of the JSON schema of an answer."""
 
 
 def native_router(service: RunService, catalog: Catalog, max_pixels: int) -> APIRouter:
@@ -47,9 +42,10 @@ def native_router(service: RunService, catalog: Catalog, max_pixels: int) -> API
     """
     router = APIRouter(prefix="/api", route_class=JsonRoute, strict_content_type=False)
     # A request is compared with one route after the other, twice, so what is asked for most stands first.
-    _run_routes(router, service, catalog, max_pixels)
+    run_routes(router, service, catalog, max_pixels)
     _event_routes(router, service)
     _thread_routes(router, service)
+    people_routes(router, service, catalog)
     _context_routes(router, service)
     _catalog_routes(router, catalog)
     return router
@@ -78,13 +74,13 @@ def _thread_routes(router: APIRouter, service: RunService) -> None:
 
     @router.get("/threads/{thread}", tags=["threads"])
     async def get_thread(request: Request, thread: ThreadId) -> Response:
-        """Show a thread."""
-        return json_response(_thread(await service.info(caller_of(request.scope).owner, thread)))
+        """Show a thread and what it waits for."""
+        return json_response(await _shown(service, caller_of(request.scope).owner, thread))
 
     @router.patch("/threads/{thread}", tags=["threads"])
-    async def rename_thread(request: Request, thread: ThreadId, body: TitleBody) -> Response:
-        """Give a thread another title."""
-        return json_response(_thread(await service.rename(caller_of(request.scope).owner, thread, body.title)))
+    async def change_thread(request: Request, thread: ThreadId, body: ThreadChangeBody) -> Response:
+        """Give a thread another title, or say what becomes of messages that come while a run is open."""
+        return json_response(await _changed(service, caller_of(request.scope).owner, thread, body))
 
     @router.delete("/threads/{thread}", status_code=204, tags=["threads"])
     async def delete_thread(request: Request, thread: ThreadId) -> Response:
@@ -116,7 +112,7 @@ def _event_routes(router: APIRouter, service: RunService) -> None:
         if wants_stream(request):
             until = Until(run, info.seq if over else 0)
             direct = sse.Direct()
-            return sse.response(_stream(service, caller, thread, cursor, until, direct), direct=direct)
+            return sse.response(stream(service, caller, thread, cursor, until, direct), direct=direct)
         events = await service.events(caller.owner, thread, after=cursor.seq, limit=limit)
         return _page(events, len(events) == limit)
 
@@ -147,47 +143,6 @@ def _context_routes(router: APIRouter, service: RunService) -> None:
         return Response(status_code=204)
 
 
-def _run_routes(router: APIRouter, service: RunService, catalog: Catalog, max_pixels: int) -> None:
-    @router.post("/messages", status_code=202, tags=["runs"])
-    async def begin_thread(request: Request, body: MessageBody, idempotency_key: Key = None) -> Response:
-        """Say something to the agent in a new thread; answers as `POST /api/threads/{thread}/messages` does."""
-        return await send(request, "", body, idempotency_key)
-
-    @router.post("/threads/{thread}/messages", status_code=202, tags=["runs"])
-    async def send_message(
-        request: Request, thread: ThreadId, body: MessageBody, idempotency_key: Key = None
-    ) -> Response:
-        """Say something to the agent: 202 with the run, or with `Accept: text/event-stream` the run as a stream."""
-        await service.info(caller_of(request.scope).owner, thread)
-        return await send(request, thread, body, idempotency_key)
-
-    async def send(request: Request, thread: str, body: MessageBody, idempotency_key: str | None) -> Response:
-        if not body.content and not body.images:
-            raise InputError("The message is empty; write something or add an image.", "content")
-        caller = caller_of(request.scope)
-        once = await once_of(request, idempotency_key)
-        images = tuple(Image(each.url, each.detail) for each in body.images)  # type: ignore[arg-type]
-        for index, image in enumerate(images):
-            check(image, max_pixels=max_pixels, field=f"images.{index}.url")
-        spec = catalog.spec(_wish(body))
-        _check_output(spec)
-        ref = await service.start(caller.owner, Message("user", body.content, images), spec, thread=thread, once=once)
-        if wants_stream(request):
-            direct = sse.Direct()
-            stream = _stream(service, caller, ref.thread, Cursor(ref.run - 1), Until(ref.run), direct)
-            return sse.response(stream, run_headers(ref), direct)
-        answer = {"thread": ref.thread, "run": ref.run, "repeated": ref.repeated}
-        return json_response(answer, 202, run_headers(ref))
-
-    @router.post("/threads/{thread}/runs/{run}/cancel", status_code=202, tags=["runs"])
-    async def cancel_run(
-        request: Request, thread: ThreadId, run: Number, body: Annotated[CancelBody | None, Body()] = None
-    ) -> Response:
-        """Ask a run to stop; nothing happens when it is over."""
-        await service.cancel(caller_of(request.scope).owner, thread, run, body.reason if body else "")
-        return json_response({"thread": thread, "run": run}, 202)
-
-
 def _catalog_routes(router: APIRouter, catalog: Catalog) -> None:
     @router.get("/models", tags=["catalog"])
     async def list_models() -> Response:
@@ -214,59 +169,6 @@ async def _check_run(service: RunService, owner: str, thread: str, run: int) -> 
         raise NotFound("There is no such run.", "run")
 
 
-async def _stream(
-    service: RunService, caller: Caller, thread: str, cursor: Cursor, until: Until, direct: sse.Direct
-) -> AsyncGenerator[bytes]:
-    if until.last and cursor.seq >= until.last:
-        return
-    try:
-        async for items in sse.watched(service.follow(caller.owner, thread, cursor, direct.take), caller, until):
-            yield b"".join(map(sse.frame, items)) if items else b": quiet\n\n"
-    except (InputError, StoreError) as error:  # the headers are gone: the stream itself says why it ends
-        yield sse.error_frame(msgspec.json.encode({"error": {"message": str(error), "field": ""}}))
-
-
-def _wish(body: MessageBody) -> Wish:
-    return Wish(
-        text=body.content,
-        model=body.model,
-        system=body.system,
-        tools=body.tools,
-        temperature=body.temperature,
-        max_tokens=body.max_tokens,
-        limits=_limits(body.limits),
-        output=_output(body.output),
-    )
-
-
-def _output(schema: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the form of an answer as a run has it."""
-    if schema is None:
-        return None
-    try:
-        form = output_of(schema).schema
-    except ConfigError as error:
-        raise InputError(str(error), "output") from error
-    encoded = msgspec.json.encode(form)
-    if len(encoded) > LONGEST_FORM:
-        said = f"The schema has {len(encoded):,} bytes; one of at most {LONGEST_FORM:,} can be asked for."
-        raise InputError(said, "output")
-    if b"\\u0000" in encoded:
-        raise InputError("The schema holds a NUL character; remove it.", "output")
-    return msgspec.structs.asdict(form)
-
-
-def _check_output(spec: RunSpec) -> None:
-    """Refuse a form that bears the name of a tool, for a model gives it by a call of that name."""
-    name = spec.output["name"] if spec.output else ""
-    if name in (*spec.tools, "recall"):
-        raise InputError(f"There is a tool named {name!r}; give the schema another `title`.", "output")
-
-
-def _limits(body: LimitsBody | None) -> Limits | None:
-    return Limits(body.steps, body.tool_calls, body.tokens, body.seconds) if body else None
-
-
 async def _threads(service: RunService, owner: str, before: str, limit: int) -> dict[str, Any]:
     if before:
         await service.info(owner, before)
@@ -283,6 +185,31 @@ def _thread(info: ThreadInfo) -> dict[str, Any]:
         "seq": info.seq,
         "run": info.run or None,
     }
+
+
+async def _changed(service: RunService, owner: str, thread: str, body: ThreadChangeBody) -> dict[str, Any]:
+    if "title" in body.model_fields_set:
+        await service.rename(owner, thread, body.title)
+    if "policy" in body.model_fields_set:
+        await queue.set_policy(service, owner, thread, body.policy)
+    return await _shown(service, owner, thread)
+
+
+async def _shown(service: RunService, owner: str, thread: str) -> dict[str, Any]:
+    """Return a thread with what it waits for and where it comes from."""
+    info = await service.info(owner, thread)
+    async with service.using(owner, thread) as log:
+        state = log.state
+        more = {
+            # As of the same moment as the rest: the row may be a commit behind.
+            "run": state.run.seq if state.run is not None else None,
+            "policy": state.policy,
+            "questions": len(state.questions),
+            "queued": len(state.queue),
+            "parent": {"thread": info.parent, "at": info.forked} if info.parent else None,
+            "waiting": state.run is not None and state.run.waiting is not None,
+        }
+    return _thread(info) | more
 
 
 def _page(events: list[Recorded], more: bool) -> Response:

@@ -28,6 +28,7 @@ from stepwell.events import (
 )
 from stepwell.messages import Message
 from tests.cli.running import Cli
+from tests.cli.test_describe import PEOPLE
 from tests.support.endpoint import Endpoint, text, tool_calls
 
 NEW = [
@@ -71,7 +72,7 @@ def test_what_an_agent_knows_has_a_line_in_both_languages(event: Stored, line: s
 
 def test_every_kind_of_event_about_contexts_is_described_here() -> None:
     old = "RunStarted RunEnded RunClaimed MessageAdded StepEnded MessageStarted MessageEnded ModelFailed ToolStarted"
-    older = {*old.split(), "CancelRequested", "TitleChanged"}
+    older = {*old.split(), "CancelRequested", "TitleChanged", *(type(event).__name__ for event, _ in PEOPLE)}
     assert {type(event).__name__ for event, _ in NEW} == {kind.__name__ for kind in get_args(Stored)} - older
 
 

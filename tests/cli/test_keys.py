@@ -53,6 +53,22 @@ def test_before_anything_is_there_the_list_is_empty_and_a_key_can_be_made(tmp_pa
     asyncio.run(main())
 
 
+def test_a_key_is_made_with_limits_and_they_are_listed(tmp_path: Path) -> None:
+    async def main() -> None:
+        cli = Cli(tmp_path)
+        limits = ("--limit", "money=5", "--limit", "tokens=100000", "--limit", "seconds=1.5", "--limit", "money=7.25")
+        assert (await cli.run("keys", "add", "ada", *limits)).code == 0
+        assert (await cli.run("keys", "add", "bob")).code == 0
+        listed = [line.split("\t") for line in (await cli.run("keys", "list")).out.splitlines()]
+        assert [(row[1], row[4]) for row in listed] == [("ada", "tokens=100000 seconds=1.5 money=7.25"), ("bob", "")]
+        for wrong in ("money", "money=", "money=x", "money=-1", "money=nan", "money=inf", "tokens=1.5", "gold=1"):
+            done = await cli.run("keys", "add", "eve", "--limit", wrong)
+            assert (done.code, done.out, repr(wrong) in done.err) == (1, "", True)
+        assert "eve" not in (await cli.run("keys", "list")).out
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("owner", ["", "  ", "a\nb", "x" * 101, b"\xff"])
 def test_an_owner_that_cannot_be_read_is_refused(tmp_path: Path, owner: str | bytes) -> None:
     done = asyncio.run(Cli(tmp_path).run("keys", "add", owner))

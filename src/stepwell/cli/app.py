@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
+from stepwell.cli.app_people import add_people
 from stepwell.cli.loading import load
 from stepwell.cli.screen import Screen
 from stepwell.cli.sources import OWNER, Sources
@@ -21,6 +22,8 @@ from stepwell.errors import StepwellError
 NAME = "stepwell"
 
 Say = Callable[[str], str]
+Engine = Literal["chat", "react", "plan", "interaction"]
+"""As `specs.EngineName`, which need not be imported to say what can be typed."""
 
 
 def run() -> str | int | None:
@@ -90,6 +93,8 @@ def _app(language: str) -> typer.Typer:
         pass
 
     _add_talking(app, say)
+    _add_tasks(app, say)
+    add_people(app, say, _run)
     _add_reading(app, say)
     _add_contexts(app, say)
     _add_managing(app, say)
@@ -115,10 +120,11 @@ def _add_talking(app: typer.Typer, say: Say) -> None:
     def chat(  # pyright: ignore[reportUnusedFunction]
         model: Annotated[str, named] = "",
         thread: Annotated[str, inside] = "",
+        engine: Annotated[Engine, typer.Option(help=say("help_engine"))] = "chat",
         config: Annotated[Path | None, file] = None,
         data: Annotated[Path | None, folder] = None,
     ) -> None:
-        _run("chat", config, data, model=model, thread=thread)
+        _run("chat", config, data, model=model, thread=thread, engine=engine)
 
     @app.command(help=say("help_ask"))
     def ask(  # pyright: ignore[reportUnusedFunction]
@@ -130,6 +136,30 @@ def _add_talking(app: typer.Typer, say: Say) -> None:
         data: Annotated[Path | None, folder] = None,
     ) -> None:
         _run("ask", config, data, question=question, model=model, thread=thread, json=json)
+
+
+def _add_tasks(app: typer.Typer, say: Say) -> None:
+    file = typer.Option("--config", help=say("help_config"), show_default=False)
+    folder = typer.Option("--data", help=say("help_data"), show_default=False)
+    named = typer.Option("--model", "-m", help=say("help_model"), show_default=False)
+    inside = typer.Option("--thread", "-t", help=say("help_thread"), show_default=False)
+
+    @app.command(help=say("help_run_task"))
+    def run(  # pyright: ignore[reportUnusedFunction]
+        task: Annotated[str, typer.Argument(help=say("help_task"))],
+        plan: Annotated[bool, typer.Option("--plan", help=say("help_plan"))] = False,
+        react: Annotated[bool, typer.Option("--react", help=say("help_react"))] = False,
+        interaction: Annotated[bool, typer.Option("--interaction", help=say("help_interaction"))] = False,
+        follow: Annotated[bool, typer.Option("--follow/--no-follow", help=say("help_follow"))] = True,
+        model: Annotated[str, named] = "",
+        thread: Annotated[str, inside] = "",
+        config: Annotated[Path | None, file] = None,
+        data: Annotated[Path | None, folder] = None,
+    ) -> None:
+        if plan + react + interaction > 1:
+            raise typer.BadParameter(say("one_engine"))
+        engine = "react" if react else "interaction" if interaction else "plan"
+        _run("task", config, data, goal=task, model=model, thread=thread, engine=engine, follow=follow)
 
 
 def _add_reading(app: typer.Typer, say: Say) -> None:
@@ -212,10 +242,11 @@ def _add_managing(app: typer.Typer, say: Say) -> None:
     @keys.command(help=say("help_keys_add"))
     def add(  # pyright: ignore[reportUnusedFunction]
         owner: Annotated[str, typer.Argument(help=say("help_key_owner"))],
+        limit: Annotated[list[str] | None, typer.Option(help=say("help_key_limit"), show_default=False)] = None,
         config: Annotated[Path | None, file] = None,
         data: Annotated[Path | None, folder] = None,
     ) -> None:
-        _run("keys", config, data, action="add", name=owner)
+        _run("keys", config, data, action="add", name=owner, limits=limit or ())
 
     @keys.command(name="list", help=say("help_keys_list"))
     def list_(  # pyright: ignore[reportUnusedFunction]

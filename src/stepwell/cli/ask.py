@@ -5,11 +5,15 @@ from __future__ import annotations
 import msgspec
 
 from stepwell.cli import interrupts
-from stepwell.cli.connection import Connection, Place, connected
+from stepwell.cli.connection import Connection, connected
+from stepwell.cli.lines import Lines
+from stepwell.cli.place import Manner, Place
 from stepwell.cli.screen import Screen, short
+from stepwell.cli.session import Outcome, Session
 from stepwell.cli.sources import Sources
 from stepwell.cli.stopping import Stop
 from stepwell.cli.turn import Turn
+from stepwell.cli.waiting import WAITS, tell
 from stepwell.events import ModelFailed, ToolEnded
 from stepwell.runs.channel import Item
 
@@ -24,34 +28,39 @@ def run(screen: Screen, sources: Sources, *, question: str, model: str, thread: 
 
 async def _ask(screen: Screen, sources: Sources, question: str, model: str, thread: str, json: bool) -> int:
     config = sources.config(screen)
-    turn: Turn | None = None
+    turn, outcome, manner = Turn(), "left", Manner(model)
     with interrupts.Interrupts() as interrupt:
         async with connected(config, screen) as connection:
             place = await connection.find(thread) if thread else Place()
             stop = Stop(connection, screen, interrupt)
             if place.run:
                 screen.note(screen.say("unfinished"))
-                await _follow(connection, place, screen, stop)
-            if not stop.wanted:
-                place = await connection.send(question, thread=place.thread, model=model)
-                turn = await _follow(connection, place, screen, stop)
+                turn, outcome = await _follow(connection, place, screen, stop, manner)
+            if not stop.wanted and (not place.run or outcome == "ended"):
+                place = await connection.send(question, thread=place.thread, manner=manner)
+                turn, outcome = await _follow(connection, place, screen, stop, manner)
             await stop.over()
-    if stop.wanted or turn is None:
+            if outcome == "waits":
+                await tell(connection, screen, sources, place.thread)
+    if stop.wanted or outcome == "left":
         return 130
     if json:
         screen.line(_json(place, turn))
-    return _report(screen, turn, silent=json)
+    return WAITS if outcome == "waits" else _report(screen, turn, silent=json)
 
 
-async def _follow(connection: Connection, place: Place, screen: Screen, stop: Stop) -> Turn:
-    """Follow a run to its end and return it."""
-    turn = Turn()
-    stop.started(place)
-    async for items in connection.follow(place):
-        for item in items:
-            turn.take(item)
-            _tell(screen, turn, item)
-    return turn
+async def _follow(
+    connection: Connection, place: Place, screen: Screen, stop: Stop, manner: Manner
+) -> tuple[Turn, Outcome]:
+    """Follow a run until it is over or waits and return it."""
+    turn, lines = Turn(), Lines()
+
+    def show(item: Item) -> None:
+        turn.take(item)
+        _tell(screen, turn, item)
+
+    session = Session(connection, screen, stop, show, lines if lines.typed else None, manner)
+    return turn, await session.follow(place)
 
 
 def _tell(screen: Screen, turn: Turn, item: Item) -> None:
@@ -73,7 +82,7 @@ def _report(screen: Screen, turn: Turn, *, silent: bool) -> int:
         return 1
     if not silent:
         screen.line(turn.answer)
-    if end.detail:
+    if end.detail and end.cause != "question":
         screen.note(end.detail, "warn")
     return 0
 

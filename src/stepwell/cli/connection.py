@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from stepwell.cli.loading import load
+from stepwell.cli.people import LocalPeople, People
+from stepwell.cli.place import PLAIN, Manner, Place
 from stepwell.cli.screen import Screen
 from stepwell.cli.sources import OWNER, find_thread
 from stepwell.config import Config
@@ -25,23 +27,27 @@ PAUSE = 0.1
 """Seconds between two tries: the folder may be another `ask`'s, or a server's that is about to answer."""
 
 
-class Place(NamedTuple):
-    """A thread, or a run in it.
+class Connection(Protocol):
+    """Threads and runs, wherever they are.
 
-    Args:
-        thread: The thread's id; empty for a new one.
-        run: Number of the run's `RunStarted`; 0 for none.
+    Attributes:
+        served: A server carries runs out, so that the command need not stay for them.
+        people: What people do to them.
     """
 
-    thread: str = ""
-    run: int = 0
-
-
-class Connection(Protocol):
-    """Threads and runs, wherever they are."""
+    served: bool
+    people: People
 
     async def find(self, prefix: str) -> Place:
         """Return the thread whose id begins so, with its open run; that run is gone on with.
+
+        Raises:
+            NotFound: There is none, or more than one.
+        """
+        ...
+
+    async def look(self, prefix: str) -> Place:
+        """Return the thread as `find` does, but leave its open run alone.
 
         Raises:
             NotFound: There is none, or more than one.
@@ -52,16 +58,21 @@ class Connection(Protocol):
         """Return the name of the model that answers where none is named."""
         ...
 
-    async def send(self, text: str, *, thread: str = "", model: str = "") -> Place:
-        """Say something in a thread, or in a new one, and return the run that answers.
+    async def send(self, text: str, *, thread: str = "", manner: Manner = PLAIN) -> Place:
+        """Say something in a thread, or in a new one, and return the run that answers or that it waits for.
 
         Raises:
-            InputError: There is no such thread or model, or the thread is busy.
+            InputError: There is no such thread or model, or the thread takes no message now.
         """
         ...
 
-    def follow(self, place: Place) -> AsyncGenerator[list[Item]]:
-        """Yield everything of a run in batches as it happens, `RunEnded` last."""
+    def follow(self, place: Place, after: int = 0) -> AsyncGenerator[list[Item]]:
+        """Yield everything of a run in batches as it happens, `RunEnded` last; without a run, of the thread, endlessly.
+
+        Args:
+            place: What is followed.
+            after: Number of the last event that is left out; 0 begins with the run.
+        """
         ...
 
     async def cancel(self, place: Place) -> None:
@@ -133,8 +144,11 @@ class Local:
         screen: Tells in which language to refuse.
     """
 
+    served = False
+
     def __init__(self, host: Host, screen: Screen) -> None:
         self._host, self._service, self._screen = host, host.service, screen
+        self.people: People = LocalPeople(host, OWNER)
 
     async def find(self, prefix: str) -> Place:
         """Return a thread and go on with what is unfinished; see the port."""
@@ -143,24 +157,30 @@ class Local:
             await self._service.resume()
         return Place(info.id, info.run)
 
+    async def look(self, prefix: str) -> Place:
+        """Return a thread; see the port."""
+        info = await find_thread(self._service.store, self._screen, prefix)
+        return Place(info.id, info.run)
+
     async def model(self) -> str:
         """Return the default model's name."""
         return self._host.config.model_names[0]
 
-    async def send(self, text: str, *, thread: str = "", model: str = "") -> Place:
+    async def send(self, text: str, *, thread: str = "", manner: Manner = PLAIN) -> Place:
         """Start a run; see the port."""
         message = user_message(text)
-        spec = self._host.catalog.spec(Wish(text=message.content, model=model, face=FACE))
-        ref = await self._service.start(OWNER, message, spec, thread=thread)
-        return Place(ref.thread, ref.run)
+        wish = Wish(text=message.content, model=manner.model, face=FACE, engine=manner.engine, people=manner.people)
+        spec = self._host.catalog.spec(wish)
+        ref = await self._service.start(OWNER, message, spec, thread=thread, policy=manner.policy)
+        return Place(ref.thread, ref.run, ref.queued, ref.steered)
 
-    async def follow(self, place: Place) -> AsyncGenerator[list[Item]]:
+    async def follow(self, place: Place, after: int = 0) -> AsyncGenerator[list[Item]]:
         """Yield a run as it happens; see the port."""
-        batches = self._service.follow(OWNER, place.thread, Cursor(place.run - 1))
+        batches = self._service.follow(OWNER, place.thread, Cursor(after or max(0, place.run - 1)))
         async with aclosing(batches):
             async for items in batches:
                 yield items
-                if any(item.run == place.run and item.ends_run for item in items):
+                if place.run and any(item.run == place.run and item.ends_run for item in items):
                     return
 
     async def cancel(self, place: Place) -> None:

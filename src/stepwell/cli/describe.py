@@ -1,28 +1,44 @@
-"""One line for each stored event, for people."""
+"""One line for each stored event, for people. What concerns people and plans is in `describe_people.py`."""
 
 from __future__ import annotations
 
 from typing import assert_never
 
+from stepwell.cli.describe_people import of_people, of_queue, of_tasks
 from stepwell.cli.screen import Screen, Style, short
 from stepwell.contexts import handle_of_blob
 from stepwell.events import (
+    Answered,
+    Asked,
     CancelRequested,
     ContextCompacted,
+    Forked,
     HistoryCleared,
     LongTermUpdated,
     MessageAdded,
     MessageEnded,
+    MessageQueued,
     MessageStarted,
     ModelFailed,
+    PauseRequested,
+    PlanChanged,
+    PlanMade,
+    PolicyChanged,
+    QueueEdited,
+    ResumeRequested,
     RunClaimed,
     RunEnded,
     RunStarted,
+    RunWaiting,
+    Steered,
     StepEnded,
     StepStarted,
     Stored,
     SummaryEnded,
     SummaryStarted,
+    TaskEnded,
+    TaskStarted,
+    TaskSubmitted,
     TitleChanged,
     ToolEnded,
     ToolStarted,
@@ -32,6 +48,7 @@ from stepwell.events import (
     WorkingUpdated,
 )
 from stepwell.messages import Message
+from stepwell.questions import visible
 
 TEXT = 160
 """Characters shown of a text."""
@@ -42,6 +59,24 @@ def describe(event: Stored | Unknown, screen: Screen) -> tuple[str, Style]:
     match event:
         case MessageAdded() | MessageStarted() | MessageEnded() | ModelFailed():
             return _of_message(event, screen)
+        case ToolStarted() | ToolEnded() | StepStarted() | StepEnded():
+            return _of_step(event, screen)
+        case RunStarted() | RunEnded() | RunClaimed() | CancelRequested() | Warned() | TitleChanged() | Unknown():
+            return _of_run(event, screen)
+        case Asked() | Answered() | RunWaiting() | Steered() | PauseRequested() | ResumeRequested():
+            return of_people(event, screen)
+        case MessageQueued() | QueueEdited() | PolicyChanged() | Forked():
+            return of_queue(event, screen)
+        case PlanMade() | PlanChanged() | TaskStarted() | TaskSubmitted() | TaskEnded():
+            return of_tasks(event, screen)
+        case SummaryStarted() | SummaryEnded():
+            return _of_summary(event, screen)
+        case _:
+            return _of_context(event, screen)
+
+
+def _of_step(event: ToolStarted | ToolEnded | StepStarted | StepEnded, screen: Screen) -> tuple[str, Style]:
+    match event:
         case ToolStarted():
             return screen.say("event_tool_started", name=event.name, call=event.call, effect=event.effect), "tool"
         case ToolEnded():
@@ -50,16 +85,8 @@ def describe(event: Stored | Unknown, screen: Screen) -> tuple[str, Style]:
             return _step_started(event, screen), "dim"
         case StepEnded():
             return screen.say("event_step_ended"), "dim"
-        case TitleChanged():
-            return screen.say("event_title_changed", title=_text(event.title)), ""
-        case Unknown():
-            return screen.say("event_unknown", raw=_text(bytes(event.raw).decode("utf-8", "replace"))), "warn"
-        case RunStarted() | RunEnded() | RunClaimed() | CancelRequested() | Warned():
-            return _of_run(event, screen)
-        case SummaryStarted() | SummaryEnded():
-            return _of_summary(event, screen)
         case _:
-            return _of_context(event, screen)
+            assert_never(event)
 
 
 def _tool_ended(event: ToolEnded, screen: Screen) -> str:
@@ -136,13 +163,12 @@ def _of_message(event: MessageAdded | MessageStarted | MessageEnded | ModelFaile
             assert_never(event)
 
 
-def _of_run(event: RunStarted | RunEnded | RunClaimed | CancelRequested | Warned, screen: Screen) -> tuple[str, Style]:
+def _of_run(
+    event: RunStarted | RunEnded | RunClaimed | CancelRequested | Warned | TitleChanged | Unknown, screen: Screen
+) -> tuple[str, Style]:
     match event:
         case RunStarted():
-            spec = event.spec
-            model = spec.model if not spec.model_name else f"{spec.model}:{spec.model_name}"
-            tools = short(", ".join(spec.tools), TEXT) or "-"
-            return screen.say("event_run_started", model=model, face=spec.face, tools=tools), ""
+            return _run_started(event, screen), ""
         case RunEnded():
             said = screen.say("event_run_ended", reason=event.reason, text=_text(event.detail)).rstrip()
             return said, "good" if event.reason == "answer" else "bad"
@@ -152,12 +178,25 @@ def _of_run(event: RunStarted | RunEnded | RunClaimed | CancelRequested | Warned
             return screen.say("event_cancel_requested", text=_text(event.reason)).rstrip(), "warn"
         case Warned():
             return screen.say("event_warned", code=event.code, text=_text(event.detail)), "warn"
+        case TitleChanged():
+            return screen.say("event_title_changed", title=_text(event.title)), ""
+        case Unknown():
+            return screen.say("event_unknown", raw=_text(bytes(event.raw).decode("utf-8", "replace"))), "warn"
         case _:
             assert_never(event)
 
 
+def _run_started(event: RunStarted, screen: Screen) -> str:
+    spec = event.spec
+    model = spec.model if not spec.model_name else f"{spec.model}:{spec.model_name}"
+    tools = short(", ".join(spec.tools), TEXT) or "-"
+    said = screen.say("event_run_started", model=model, face=spec.face, tools=tools)
+    said += "" if spec.engine == "chat" else screen.say("event_run_engine", engine=spec.engine)
+    return said + (screen.say("event_run_queued", item=event.queued) if event.queued else "")
+
+
 def _content(message: Message) -> str:
-    calls = [f"{call.name}({short(call.arguments, TEXT)})" for call in message.calls]
+    calls = [f"{call.name}({short(visible(call.arguments), TEXT)})" for call in message.calls]
     images = [f"[{len(message.images)} x image]"] if message.images else []
     return " ".join(filter(None, [_text(message.content), *images, *calls]))
 

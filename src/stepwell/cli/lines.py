@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 try:
     import readline
@@ -24,7 +24,39 @@ class Lines:
         self.typed = sys.stdin.isatty()
         """Whether a person types them."""
         self._rest = b""
-        self._ended = False
+        self._ended = self._left = False
+
+    @contextlib.contextmanager
+    def listening(self, take: Callable[[str | None], None]) -> Generator[None]:
+        """Hand over each line that a person types while the block is open, without a prompt; None is Ctrl-D.
+
+        The terminal itself edits the line; what is not sent yet when the block ends stays for the next prompt.
+        """
+        loop, descriptor = asyncio.get_running_loop(), sys.stdin.fileno()
+
+        def ready() -> None:
+            try:
+                data = os.read(descriptor, BLOCK)
+            except OSError:  # the terminal went away
+                data = b""
+            if not data:
+                loop.remove_reader(descriptor)
+                take(None)
+            for line in data.decode("utf-8", "replace").splitlines():
+                take(line)
+
+        if self.typed:
+            loop.add_reader(descriptor, ready)
+        try:
+            yield
+        finally:
+            if self.typed:
+                loop.remove_reader(descriptor)
+
+    def leave(self) -> bool:
+        """Take it that the person has left: there is no next line. Return True."""
+        self._left = True
+        return True
 
     async def next(self, prompt: str) -> str | None:
         """Return the next line without its end, or None at the end of the input.
@@ -32,6 +64,8 @@ class Lines:
         Args:
             prompt: Shown to a person.
         """
+        if self._left:
+            return None
         loop = asyncio.get_running_loop()
         future: asyncio.Future[str | None] = loop.create_future()
 

@@ -13,7 +13,9 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
-from stepwell.cli.connection import Place
+from stepwell.cli.people import People
+from stepwell.cli.place import PLAIN, Manner, Place
+from stepwell.cli.remote_people import RemotePeople, place_in
 from stepwell.cli.screen import Screen, short
 from stepwell.config import Config
 from stepwell.errors import InputError, NotFound, StepwellError
@@ -89,8 +91,11 @@ class Remote:
         screen: Tells in which language to refuse.
     """
 
+    served = True
+
     def __init__(self, file: Path, address: _Address, screen: Screen) -> None:
         self._file, self._address, self._screen = file, address, screen
+        self.people: People = RemotePeople(self)
         # Every request has a connection of its own: between two of them a person may think for hours.
         connector = aiohttp.TCPConnector(force_close=True)
         self._session = aiohttp.ClientSession(connector=connector, timeout=_TIMEOUT)
@@ -117,7 +122,7 @@ class Remote:
         matching: list[dict[str, Any]] = []
         before, prefix = "", clean(prefix)
         while True:
-            page = await self._call("GET", "/api/threads", params={"before": before, "limit": str(PAGE)})
+            page = await self.call("GET", "/api/threads", params={"before": before, "limit": str(PAGE)})
             matching += [thread for thread in page["threads"] if thread["id"].startswith(prefix)]
             before = page["next"]
             if not before:
@@ -127,37 +132,42 @@ class Remote:
             raise NotFound(self._screen.say(name, id=repr(prefix), count=len(matching)), "thread")
         return Place(matching[0]["id"], matching[0]["run"] or 0)
 
+    async def look(self, prefix: str) -> Place:
+        """Return a thread; see the port."""
+        return await self.find(prefix)
+
     async def model(self) -> str:
         """Return the default model's name."""
-        return str((await self._call("GET", "/api/models"))["models"][0]["name"])
+        return str((await self.call("GET", "/api/models"))["models"][0]["name"])
 
-    async def send(self, text: str, *, thread: str = "", model: str = "") -> Place:
+    async def send(self, text: str, *, thread: str = "", manner: Manner = PLAIN) -> Place:
         """Start a run; see the port."""
         text = clean(text)
-        body = {"content": text, **({"model": clean(model)} if model else {})}
+        wished = {"model": clean(manner.model), "engine": manner.engine, "while_running": manner.policy}
+        body = {"content": text, "people": manner.people, **{name: each for name, each in wished.items() if each}}
         if thread:
             return await self._start(thread, body)
         title = " ".join(text.split())[:TITLE]
-        thread = str((await self._call("POST", "/api/threads", {"title": title}))["id"])
+        thread = str((await self.call("POST", "/api/threads", {"title": title}))["id"])
         try:
             return await self._start(thread, body)
         except InputError:
-            await self._call("DELETE", f"/api/threads/{thread}")
+            await self.call("DELETE", f"/api/threads/{thread}")
             raise
 
-    async def _start(self, thread: str, body: dict[str, str]) -> Place:
-        started = await self._call("POST", f"/api/threads/{thread}/messages", body)
-        return Place(thread, int(started["run"]))
+    async def _start(self, thread: str, body: dict[str, Any]) -> Place:
+        started = await self.call("POST", f"/api/threads/{thread}/messages", body)
+        return place_in(started)
 
-    async def follow(self, place: Place) -> AsyncGenerator[list[Item]]:
+    async def follow(self, place: Place, after: int = 0) -> AsyncGenerator[list[Item]]:
         """Yield a run as it happens, over as many connections as it takes; see the port."""
-        cursor, pauses = Cursor(place.run - 1), list(PAUSES)
+        cursor, pauses = Cursor(after or max(0, place.run - 1)), list(PAUSES)
         while True:
             try:
                 async for item in self._stream(place, cursor):
                     cursor, pauses = place_of(item), list(PAUSES)
                     yield [item]
-                    if item.run == place.run and item.ends_run:
+                    if place.run and item.run == place.run and item.ends_run:
                         return
                 cause: object = "the stream ended early"
             except _LOST as error:
@@ -196,31 +206,37 @@ class Remote:
 
     async def cancel(self, place: Place) -> None:
         """Ask a run to stop."""
-        await self._call("POST", f"/api/threads/{place.thread}/runs/{place.run}/cancel")
+        await self.call("POST", f"/api/threads/{place.thread}/runs/{place.run}/cancel")
 
     async def pins(self, prefix: str) -> list[Pin]:
         """Return the pinned facts of a thread; see the port."""
         place = await self.find(prefix)
-        found = await self._call("GET", f"/api/threads/{place.thread}/pins")
+        found = await self.call("GET", f"/api/threads/{place.thread}/pins")
         return msgspec.convert(found["pins"], list[Pin])
 
     async def pin(self, prefix: str, text: str) -> Pin:
         """Pin a fact; see the port."""
         place = await self.find(prefix)
-        return msgspec.convert(await self._call("POST", f"/api/threads/{place.thread}/pins", {"text": text}), Pin)
+        return msgspec.convert(await self.call("POST", f"/api/threads/{place.thread}/pins", {"text": text}), Pin)
 
     async def unpin(self, prefix: str, id: str) -> None:
         """Let go of a pinned fact; see the port."""
         place = await self.find(prefix)
-        await self._call("DELETE", f"/api/threads/{place.thread}/pins/{quote(clean(id), safe='')}")
+        await self.call("DELETE", f"/api/threads/{place.thread}/pins/{quote(clean(id), safe='')}")
 
     async def close(self) -> None:
         """Close the connections."""
         await self._session.close()
 
-    async def _call(
+    async def call(
         self, method: str, path: str, body: object = None, params: dict[str, str] | None = None
     ) -> dict[str, Any]:
+        """Make a request and return the JSON object of its answer.
+
+        Raises:
+            InputError: The server refuses it.
+            StepwellError: The server failed or does not answer.
+        """
         headers = {"idempotency-key": secrets.token_hex(16)} if method == "POST" else {}
         try:
             async with self._request(method, path, json=body, params=params, headers=headers) as response:

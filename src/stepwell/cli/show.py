@@ -32,7 +32,8 @@ async def _show(screen: Screen, sources: Sources, thread: str, owner: str, json:
                     screen.line(recorded.to_json().decode())
                 else:
                     words, style = describe(recorded.event, screen)
-                    screen.line(f"{recorded.seq:>5}  {when(recorded.time)}  {words}", style)
+                    inside = f"[{recorded.path}] " if recorded.path else ""
+                    screen.line(f"{recorded.seq:>5}  {when(recorded.time)}  {inside}{words}", style)
     finally:
         await store.close()
     return 0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from stepwell.cli.connection import Connection, Place
+from stepwell.cli.connection import Connection
 from stepwell.cli.interrupts import Interrupts
+from stepwell.cli.place import Place
 from stepwell.cli.screen import Screen
 from stepwell.errors import StepwellError
 
@@ -39,6 +40,15 @@ class Stop:
         """Name the run, which is cancelled at once if Ctrl-C came before."""
         self._place = place
         self._cancel()
+
+    def next(self, place: Place) -> None:
+        """Name the run that follows; Ctrl-C before it was meant for the one before."""
+        self.wanted, self._place = False, place
+        self._interrupts.call = self._hear
+
+    def ended(self) -> None:
+        """Take it that the run is over: there is nothing to stop any more."""
+        self._interrupts.call = None
 
     def _cancel(self) -> None:
         if self.wanted and self._place is not None:

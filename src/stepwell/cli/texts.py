@@ -1,11 +1,19 @@
-"""What the command line says to people, in English and Chinese, by name. What models and tools say is not here."""
+"""What the command line says to people, in English and Chinese, by name. What models and tools say is not here.
+
+The lines of events are in `texts_events.py`; what is said of questions, plans and forks is in `texts_people.py`.
+"""
 
 from __future__ import annotations
 
 from types import MappingProxyType
 
+from stepwell.cli.texts_events import EVENTS
+from stepwell.cli.texts_people import PEOPLE
+
 TEXTS = MappingProxyType(
     {
+        **EVENTS,
+        **PEOPLE,
         # help
         "help": ("Agents whose every step is an event in a durable log.", "每一步都记入持久日志的智能体。"),
         "help_serve": ("Serve the data folder over HTTP.", "通过 HTTP 提供服务。"),
@@ -56,6 +64,11 @@ TEXTS = MappingProxyType(
         "help_owner": ("Whose threads.", "谁的会话。"),
         "help_limit": ("How many at most.", "最多多少个。"),
         "help_key_owner": ("Whom the key speaks for.", "密钥代表谁。"),
+        "help_key_limit": (
+            "What all runs with the key may use together: money=5, tokens=100000, steps, tool_calls or seconds. "
+            "Can be given several times.",
+            "该密钥的所有运行合计可以使用的上限：money=5、tokens=100000、steps、tool_calls、seconds。可以多次给出。",
+        ),
         "help_key_id": ("The key's id, as `stepwell keys list` shows it.", "密钥的 id，见 `stepwell keys list`。"),
         # everywhere
         "error": ("error: {cause}", "错误：{cause}"),
@@ -122,6 +135,7 @@ TEXTS = MappingProxyType(
         "column_state": ("state", "状态"),
         "column_title": ("title", "标题"),
         "column_key": ("key", "密钥"),
+        "column_limits": ("limits", "上限"),
         "column_owner": ("owner", "所有者"),
         "open": ("open", "未完成"),
         "good": ("good", "有效"),
@@ -133,6 +147,10 @@ TEXTS = MappingProxyType(
         "key_owner_wrong": (
             "An owner is 1 to 100 printable characters.",
             "所有者须为 1 到 100 个可打印字符。",
+        ),
+        "limit_wrong": (
+            "The limit {given!r} is not one of {known}, each as NAME=NUMBER with a number of 0 or more.",
+            "上限 {given!r} 无效；请写成 名称=数值，数值不小于 0，名称为 {known} 之一。",
         ),
         "no_keys": (
             "There are no keys yet; `stepwell keys add OWNER` makes one.",
@@ -261,68 +279,6 @@ TEXTS = MappingProxyType(
             "It is the first request: the system message, the question, a tool or the template differs.",
             "这是第一个请求：系统消息、问题、工具或模板有变化。",
         ),
-        # events
-        "event_run_started": (
-            "run started: model {model}, face {face}, tools {tools}",
-            "运行开始：模型 {model}，入口 {face}，工具 {tools}",
-        ),
-        "event_run_ended": ("run ended: {reason} {text}", "运行结束：{reason} {text}"),
-        "event_run_claimed": (
-            "another process went on with the run (number {epoch})",
-            "另一个进程接手运行（第 {epoch} 次）",
-        ),
-        "event_cancel_requested": ("asked to stop {text}", "收到停止请求 {text}"),
-        "event_message_added": ("{role}: {text}", "{role}：{text}"),
-        "event_message_started": ("the model answers", "模型开始回答"),
-        "event_message_ended": ("assistant ({stop}): {text}", "assistant（{stop}）：{text}"),
-        "event_model_failed": ("the model failed ({kind}): {text}", "模型出错（{kind}）：{text}"),
-        "event_model_retry": (
-            "the model failed ({kind}), again in {seconds:.1f} s: {text}",
-            "模型出错（{kind}），{seconds:.1f} 秒后重试：{text}",
-        ),
-        "event_step_started": ("step {step}, request {request}", "第 {step} 步，请求 {request}"),
-        "event_step_ended": ("step over", "步骤结束"),
-        "event_tool_started": ("tool {name} starts ({effect}, {call})", "工具 {name} 开始（{effect}，{call}）"),
-        "event_tool_ended": ("tool result ({status}, {call}): {text}", "工具结果（{status}，{call}）：{text}"),
-        "event_title_changed": ("title: {title}", "标题：{title}"),
-        "event_step_form": (
-            "step {step}, request {request}, reply in the form {form}",
-            "第 {step} 步，请求 {request}，回复格式 {form}",
-        ),
-        "event_step_tail": (", {count} messages of its own", "，另有 {count} 条仅此请求的消息"),
-        "event_step_aside": (", aside", "，不计入对话"),
-        "event_step_repairs": (", repairs the reply before", "，修正上一个回复"),
-        "event_tool_blob": (
-            "tool result ({status}, {call}), {size:,} bytes as {handle}: {text}",
-            "工具结果（{status}，{call}），共 {size:,} 字节，存为 {handle}：{text}",
-        ),
-        "event_long_term_updated": ("long-term context: {text}", "长期上下文：{text}"),
-        "event_pinned": ("pinned: {text}", "保留：{text}"),
-        "event_unpinned": ("pin removed: {text}", "不再保留：{text}"),
-        "event_rolled": (
-            "{messages} user messages and {tasks} past tasks rolled into a summary",
-            "{messages} 条用户消息和 {tasks} 个过去任务已并入摘要",
-        ),
-        "event_working_updated": ("working context: {text}", "工作上下文：{text}"),
-        "event_history_cleared": ("history cleared", "历史已清空"),
-        "event_context_compacted": (
-            "compacted on rung {rung}: {before:,} tokens to {after:,}, messages up to event {upto} left, {cuts} cut",
-            "第 {rung} 级压缩：从 {before:,} 到 {after:,} token，事件 {upto} 之前的消息移出，{cuts} 处截短",
-        ),
-        "event_window_learned": (
-            "the window of {model} is {window:,} tokens, as its endpoint says",
-            "{model} 的端点表明其窗口为 {window:,} token",
-        ),
-        "event_summary_started": (
-            "summary of {kind} begun ({first} to {last})",
-            "开始摘要 {kind}（{first} 至 {last}）",
-        ),
-        "event_summary_ended": (
-            "summary of {kind} ({first} to {last}, {status}): {text}",
-            "{kind} 的摘要（{first} 至 {last}，{status}）：{text}",
-        ),
-        "event_warned": ("warning ({code}): {text}", "警告（{code}）：{text}"),
-        "event_unknown": ("an event that this version does not know: {raw}", "此版本不认识的事件：{raw}"),
         # doctor
         "doctor_good": ("Everything that is configured works.", "所有已配置的部分都可用。"),
         "doctor_bad": ("Does not work: {count}.", "不可用的有 {count} 项。"),

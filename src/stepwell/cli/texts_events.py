@@ -1,0 +1,111 @@
+"""One line for each stored event, in English and Chinese, by name; `describe.py` fills them in."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+EVENTS = MappingProxyType(
+    {
+        "event_run_started": (
+            "run started: model {model}, face {face}, tools {tools}",
+            "运行开始：模型 {model}，入口 {face}，工具 {tools}",
+        ),
+        "event_run_ended": ("run ended: {reason} {text}", "运行结束：{reason} {text}"),
+        "event_run_claimed": (
+            "another process went on with the run (number {epoch})",
+            "另一个进程接手运行（第 {epoch} 次）",
+        ),
+        "event_cancel_requested": ("asked to stop {text}", "收到停止请求 {text}"),
+        "event_message_added": ("{role}: {text}", "{role}：{text}"),
+        "event_message_started": ("the model answers", "模型开始回答"),
+        "event_message_ended": ("assistant ({stop}): {text}", "assistant（{stop}）：{text}"),
+        "event_model_failed": ("the model failed ({kind}): {text}", "模型出错（{kind}）：{text}"),
+        "event_model_retry": (
+            "the model failed ({kind}), again in {seconds:.1f} s: {text}",
+            "模型出错（{kind}），{seconds:.1f} 秒后重试：{text}",
+        ),
+        "event_step_started": ("step {step}, request {request}", "第 {step} 步，请求 {request}"),
+        "event_step_ended": ("step over", "步骤结束"),
+        "event_tool_started": ("tool {name} starts ({effect}, {call})", "工具 {name} 开始（{effect}，{call}）"),
+        "event_tool_ended": ("tool result ({status}, {call}): {text}", "工具结果（{status}，{call}）：{text}"),
+        "event_title_changed": ("title: {title}", "标题：{title}"),
+        "event_step_form": (
+            "step {step}, request {request}, reply in the form {form}",
+            "第 {step} 步，请求 {request}，回复格式 {form}",
+        ),
+        "event_step_tail": (", {count} messages of its own", "，另有 {count} 条仅此请求的消息"),
+        "event_step_aside": (", aside", "，不计入对话"),
+        "event_step_repairs": (", repairs the reply before", "，修正上一个回复"),
+        "event_tool_blob": (
+            "tool result ({status}, {call}), {size:,} bytes as {handle}: {text}",
+            "工具结果（{status}，{call}），共 {size:,} 字节，存为 {handle}：{text}",
+        ),
+        "event_long_term_updated": ("long-term context: {text}", "长期上下文：{text}"),
+        "event_pinned": ("pinned: {text}", "保留：{text}"),
+        "event_unpinned": ("pin removed: {text}", "不再保留：{text}"),
+        "event_rolled": (
+            "{messages} user messages and {tasks} past tasks rolled into a summary",
+            "{messages} 条用户消息和 {tasks} 个过去任务已并入摘要",
+        ),
+        "event_working_updated": ("working context: {text}", "工作上下文：{text}"),
+        "event_history_cleared": ("history cleared", "历史已清空"),
+        "event_context_compacted": (
+            "compacted on rung {rung}: {before:,} tokens to {after:,}, messages up to event {upto} left, {cuts} cut",
+            "第 {rung} 级压缩：从 {before:,} 到 {after:,} token，事件 {upto} 之前的消息移出，{cuts} 处截短",
+        ),
+        "event_window_learned": (
+            "the window of {model} is {window:,} tokens, as its endpoint says",
+            "{model} 的端点表明其窗口为 {window:,} token",
+        ),
+        "event_summary_started": (
+            "summary of {kind} begun ({first} to {last})",
+            "开始摘要 {kind}（{first} 至 {last}）",
+        ),
+        "event_summary_ended": (
+            "summary of {kind} ({first} to {last}, {status}): {text}",
+            "{kind} 的摘要（{first} 至 {last}，{status}）：{text}",
+        ),
+        "event_warned": ("warning ({code}): {text}", "警告（{code}）：{text}"),
+        "event_unknown": ("an event that this version does not know: {raw}", "此版本不认识的事件：{raw}"),
+        "event_run_engine": (", engine {engine}", "，引擎 {engine}"),
+        "event_run_queued": (", takes up message {item}", "，处理排队的消息 {item}"),
+        "event_asked_approval": ("asks whether the call {call} may run", "询问是否允许执行调用 {call}"),
+        "event_asked_question": ("asks a person", "向人提问"),
+        "event_asked_outcome": ("asks what became of the call {call}", "询问调用 {call} 的结果如何"),
+        "event_asked_repetition": ("asks whether it may go on", "询问是否继续"),
+        "event_asked_confirm": ("asks whether that is meant", "请求确认"),
+        "event_asked_until": (", until {time}", "，截止 {time}"),
+        "event_answered": ("question {question}: {decision}", "问题 {question}：{decision}"),
+        "event_answered_arguments": (", with the arguments {text}", "，参数改为 {text}"),
+        "event_answered_by": (", by {by}", "，由 {by} 决定"),
+        "event_scope_call": (", always for this call in this thread", "，此会话中同样的调用一律照此"),
+        "event_scope_tool": (", always for this tool in this thread", "，此会话中该工具一律照此"),
+        "event_waits": ("waits for a person", "等待人的答复"),
+        "event_waits_until": ("waits for a person, until {time} at most", "等待人的答复，最晚到 {time}"),
+        "event_steered": ("said while it runs: {text}", "运行中收到：{text}"),
+        "event_interrupted": ("said, and what was under way is closed: {text}", "打断并收到：{text}"),
+        "event_paused": ("asked to halt", "收到暂停请求"),
+        "event_resumed": ("asked to go on", "收到继续请求"),
+        "event_queued": ("waits for the end of the run: {text}", "排队等待运行结束：{text}"),
+        "event_queue_removed": ("waiting message {item} is taken out", "移除排队的消息 {item}"),
+        "event_queue_changed": ("waiting message {item} is now: {text}", "排队的消息 {item} 改为：{text}"),
+        "event_queue_moved": (
+            "waiting message {item} is put before {before}",
+            "排队的消息 {item} 移到 {before} 之前",
+        ),
+        "event_queue_last": ("waiting message {item} is put at the end", "排队的消息 {item} 移到末尾"),
+        "event_policy": ("messages during a run: {policy}", "运行期间的消息：{policy}"),
+        "event_forked": ("forked from {parent} at event {at}", "从 {parent} 的事件 {at} 处分叉"),
+        "event_forked_edited": (", event {edited} changed", "，修改了事件 {edited}"),
+        "event_plan_made": ("plan for: {goal}; tasks: {tasks}", "计划目标：{goal}；任务：{tasks}"),
+        "event_plan_split": ("plan: {target} is split into {tasks}", "计划：{target} 拆分为 {tasks}"),
+        "event_plan_add": ("plan: after {target} comes {tasks}", "计划：在 {target} 之后加入 {tasks}"),
+        "event_plan_delete": ("plan: {target} is deleted", "计划：删除 {target}"),
+        "event_plan_exit": ("plan: the change is over", "计划：修改结束"),
+        "event_task_started": ("task begins: {task}", "任务开始：{task}"),
+        "event_task_delegated": ("delegated task begins ({call}): {task}", "委派的任务开始（{call}）：{task}"),
+        "event_task_submitted": ("task submitted ({kind})", "任务提交（{kind}）"),
+        "event_task_rectify": (", wants another plan", "，要求修改计划"),
+        "event_task_ended": ("task over ({status})", "任务结束（{status}）"),
+    }
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 from base64 import b64decode
@@ -34,7 +35,9 @@ from stepwell.events import (
 from stepwell.messages import Image, Usage
 from stepwell.models.base import Failure, ModelProfile, ModelRequest
 from stepwell.models.scripted import Answer, Gate, ScriptedModel, Step, call, reply
-from tests.support.runs import audit, bounded, events_of
+from stepwell.running import RunState
+from tests.support.audit import audit
+from tests.support.runs import bounded, events_of
 
 
 @tool(effect="pure")
@@ -637,3 +640,27 @@ def test_summaries_are_made_by_their_own_model_or_not_at_all(wanted: bool) -> No
             assert bool(made) == wanted
 
     bounded(main)
+
+
+def test_a_run_that_is_over_is_out_of_memory_at_once() -> None:
+    def runs() -> int:
+        return sum(isinstance(each, RunState) for each in gc.get_objects())
+
+    async def main() -> None:
+        async with Agent(ScriptedModel(adds_once), tools=[add]) as agent:
+            await agent.run("1 + 2?")
+            gc.collect()
+            gc.disable()
+            try:
+                before = runs()
+                for _ in range(5):
+                    await agent.run("1 + 2?")
+                assert runs() == before, "nothing of a run may go round in a circle"
+            finally:
+                gc.enable()
+
+    bounded(main)
+
+
+def adds_once(request: ModelRequest) -> Answer:
+    return reply("3") if request.messages[-1].role == "tool" else reply("", call("add", a=1, b=2))

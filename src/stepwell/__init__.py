@@ -11,22 +11,44 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stepwell.errors import RunFailed, StepwellError, ToolError
+    from stepwell.errors import RunFailed, RunWaits, StepwellError, ToolError
     from stepwell.library import Agent, Result
+    from stepwell.specs import Prices, Rule, TaskOptions
     from stepwell.tools.base import Media
     from stepwell.tools.mark import tool
+    from stepwell.wiring.library_people import Answer, At
 
 _HOMES = {
     "Agent": "stepwell.library",
+    "Answer": "stepwell.wiring.library_people",
+    "At": "stepwell.wiring.library_people",
     "Media": "stepwell.tools.base",
+    "Prices": "stepwell.specs",
     "Result": "stepwell.library",
+    "Rule": "stepwell.specs",
     "RunFailed": "stepwell.errors",
+    "RunWaits": "stepwell.errors",
     "StepwellError": "stepwell.errors",
+    "TaskOptions": "stepwell.specs",
     "ToolError": "stepwell.errors",
     "tool": "stepwell.tools.mark",
 }
 
-__all__ = ["Agent", "Media", "Result", "RunFailed", "StepwellError", "ToolError", "tool"]
+__all__ = [
+    "Agent",
+    "Answer",
+    "At",
+    "Media",
+    "Prices",
+    "Result",
+    "Rule",
+    "RunFailed",
+    "RunWaits",
+    "StepwellError",
+    "TaskOptions",
+    "ToolError",
+    "tool",
+]
 
 
 def __getattr__(name: str) -> object:

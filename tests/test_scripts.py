@@ -160,6 +160,15 @@ def test_a_build_server_without_python_gets_one(checkout: Path, environment: dic
     assert run(checkout, environment | {"CI": "true"}, "stepwell", "x")[:2] == (0, "stepwell x\n")
 
 
+def test_a_soak_plays_the_worlds_that_are_asked_for(checkout: Path, environment: dict[str, str]) -> None:
+    add_python(environment)
+    simulation = checkout / "tests" / "simulation"
+    simulation.mkdir(parents=True)
+    (simulation / "simulate.py").write_text("import sys\nprint(*sys.argv[1:])\nsys.exit(7)\n")
+    assert run(checkout, environment, "soak", "--seeds", "3", "--from", "5")[:2] == (7, "--seeds 3 --from 5\n")
+    assert work(environment)[1].endswith(f"-r {checkout}/requirements-dev.lock")
+
+
 @pytest.mark.parametrize(("variables", "installs"), [({}, False), ({"CI": "true"}, True)])
 def test_system_packages_are_installed_on_a_build_server_only(
     checkout: Path, environment: dict[str, str], variables: dict[str, str], installs: bool

@@ -1,0 +1,208 @@
+"""Worlds with crashes, races and people in them hold what is promised, and each can be played again.
+
+The rest tests the simulator itself: a fault of the kind that it is there for does not get past it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stepwell.engines import approvals
+from stepwell.engines.approvals import Verdict
+from stepwell.events import Recorded, TitleChanged
+from stepwell.store.base import ThreadInfo
+from stepwell.tools.base import Prepared, Toolbox
+from tests.simulation import simulate as simulation
+from tests.simulation.checks import check_effects
+from tests.simulation.loop import PROCESS, Deadlock, SimLoop
+from tests.simulation.model import SimModel
+from tests.simulation.simulate import Outcome, Parts, main, simulate
+from tests.simulation.world import Gone, Process, SimStore, World
+
+ROOT = Path(__file__).parents[2]
+SEEDS = 500
+"""Worlds of a test run; `scripts/soak` plays more."""
+HALVES = 2
+
+
+def play(*arguments: str, hash_seed: str = "random") -> subprocess.Popen[str]:
+    """Play worlds in a process of their own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.simulation.simulate", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def printed(*players: subprocess.Popen[str]) -> list[str]:
+    try:
+        return [player.communicate(timeout=170)[0] for player in players]
+    finally:
+        for player in players:
+            player.kill()
+
+
+@pytest.mark.limit(180)
+def test_whatever_crashes_and_races_every_world_comes_to_a_good_end() -> None:
+    part = SEEDS // HALVES
+    players = [play("--from", str(1 + at * part), "--seeds", str(part)) for at in range(HALVES)]
+    out = "".join(printed(*players))
+    assert [player.returncode for player in players] == [0] * HALVES, out
+
+
+def test_a_seed_leaves_the_same_logs_each_time() -> None:
+    players = [play("--from", "1", "--seeds", "12", "--digests", hash_seed=each) for each in ("1", "2")]
+    one, other = printed(*players)
+    assert one == other
+    assert len(set(one.splitlines())) == 13
+
+
+def test_a_failed_seed_is_printed_with_the_command_that_plays_it_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(seed: int) -> Outcome:
+        return Outcome("d", 3, 1.0, 9, ["it rained"], "Traceback\nAssertionError: wet" if seed == 8 else "")
+
+    monkeypatch.setattr(simulation, "simulate", fail)
+    assert main(["--from", "7", "--seeds", "3"]) == 1
+    out = capsys.readouterr().out
+    assert "seed 8 failed: AssertionError: wet\n    ./scripts/soak --seed 8\n" in out
+    assert "3 worlds with 9 events; 1 failed" in out
+    assert main(["--seed", "8"]) == 1
+    assert "it rained" in capsys.readouterr().out
+    assert main(["--seed", "9"]) == 0
+
+
+def found(word: str, seeds: range) -> bool:
+    """Tell whether one of these worlds fails with a word."""
+    return any(word in simulate(seed).failure for seed in seeds)
+
+
+def test_a_write_that_is_run_again_after_a_crash_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def again(log: Any, run: Any, toolbox: Any, each: Any) -> Verdict:
+        prepared = toolbox.prepare(each.call)
+        return Verdict(run=prepared) if isinstance(prepared, Prepared) else Verdict()
+
+    monkeypatch.setattr(approvals, "_cut_off", again)
+    assert found(check_effects.__name__, range(1, 200))
+
+
+def test_a_commit_that_is_acknowledged_and_lost_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    die = SimStore.die
+
+    def forget(self: SimStore) -> None:
+        die(self)
+        for events in self.disk._events.values():
+            del events[-1:]
+
+    monkeypatch.setattr(SimStore, "die", forget)
+    assert found("was acknowledged and is gone", range(1, 60))
+
+
+# the loop
+
+
+def test_time_passes_without_waiting_and_in_order() -> None:
+    loop, came = SimLoop(), list[tuple[str, float]]()
+
+    async def sleep(name: str, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        came.append((name, loop.time()))
+
+    async def body() -> None:
+        await asyncio.gather(sleep("late", 3600.0), sleep("early", 0.5))
+
+    loop.run_until_complete(body())
+    loop.close()
+    assert came == [("early", 0.5), ("late", 3600.0)]
+
+
+def test_a_deadlock_names_who_waits_and_where() -> None:
+    loop = SimLoop()
+
+    async def forever() -> None:
+        await asyncio.Event().wait()
+
+    task = loop.create_task(forever(), name="the sleeper")
+    with pytest.raises(Deadlock, match=r"the sleeper .*Event\.wait.*forever"):
+        loop.run_until_complete(task)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        loop.run_until_complete(task)
+    loop.close()
+
+
+def in_world(body: Any) -> None:
+    """Run a test in a world without people."""
+    loop = SimLoop()
+    world = World(1, loop)
+    loop.run_until_complete(body(world))
+    for process in world.processes:
+        process.store.bury()
+        loop.run_frozen(process)
+    for task in loop.tasks():
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(1.0))
+    loop.close()
+
+
+def start(world: World) -> Process:
+    return world.start(Parts(SimModel(world, 0.0), Toolbox()).assembling)
+
+
+def test_nothing_of_a_dead_process_is_run_any_more() -> None:
+    done: list[str] = []
+
+    async def body(world: World) -> None:
+        process = start(world)
+
+        async def work(service: object) -> None:
+            assert PROCESS.get() is process
+            try:
+                done.append("began")
+                await asyncio.sleep(2.0)
+                done.append("went on")
+            finally:
+                done.append("cleared up")
+
+        world.loop.call_later(1.0, process.crash)
+        with pytest.raises(Gone):
+            await process.do(work)
+        await asyncio.sleep(10.0)
+        assert done == ["began"]
+
+    in_world(body)
+
+
+def test_a_store_that_dies_keeps_the_beginning_of_what_it_was_given() -> None:
+    kept: set[int] = set()
+
+    async def body(world: World) -> None:
+        for number in range(60):
+            store = SimStore(world, world.chance(f"store {number}"))
+            id, heard = f"{number}", list[int]()
+            for seq in range(1, 7):
+                new = ThreadInfo(id, "ann") if seq == 1 else None
+                event = Recorded(seq, 0, 0, TitleChanged(f"{seq}"))
+                future = store.append(id, [event], expect=seq - 1, new=new)
+                future.add_done_callback(lambda _, seq=seq, heard=heard: heard.append(seq))
+            await asyncio.sleep(world.chance(id).random() * 2 * store.slow)
+            store.die()
+            events = await world.disk.read(id)
+            assert [each.seq for each in events] == list(range(1, len(events) + 1))
+            assert heard == list(range(1, len(heard) + 1))
+            assert len(heard) <= len(events)
+            kept.add(len(events))
+
+    in_world(body)
+    assert kept >= {0, 3, 6}

@@ -80,6 +80,21 @@ def context(run):
     yield "RSS growth of a run of 10,000 steps, window of 8k", runs[10_000]["rss_grow_mb"], "MB", "<= 30"
 
 
+def people(run):
+    """What people feel of a run; there is no floor for it, so the goals are figures."""
+    found = {}
+    for part in ("reach", "waiting", "tasks"):
+        command = ["taskset", "-c", "0", sys.executable, f"{HERE}/people_bench.py", part]
+        found.update(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
+    with open(f"{run.out}/runs.jsonl", "a") as file:
+        file.write(json.dumps({"metric": "people", **found}) + "\n")
+    yield "an approval reaches a waiting run, durable", found["approval_ms"], "ms", "<= 20"
+    yield "an interruption reaches a running one, durable", found["interrupt_ms"], "ms", "<= 20"
+    yield "start-up with 10,000 waiting runs", found["startup_s"], "s", "<= 2"
+    yield "memory of a waiting run then", found["bytes_each"] / 1000, "kB", "<= 1"
+    yield "plan engine: added CPU a step", found["plan_added_ms"], "ms", "<= 0.3"
+
+
 def conc(run):
     args = ("--conc", "1000", "--n", "3000")
     floor, ours, durable = (run(peer, "conc", *args) for peer in (FLOOR, OURS, DURABLE))
@@ -129,7 +144,7 @@ def serve(run):
     yield "server: p99 first token of 200", ratio("paced@200", "ttf_p99_ms"), "x", "<= 2.5"
 
 
-METRICS = {each.__name__: each for each in (turn, stream, sconc, long, context, conc, persist, imports, serve)}
+METRICS = {each.__name__: each for each in (turn, stream, sconc, long, context, people, conc, persist, imports, serve)}
 
 
 def holds(value, goal):

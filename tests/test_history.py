@@ -8,7 +8,7 @@ from stepwell.contexts import WRAPPED
 from stepwell.events import ContextCompacted, Cut
 from stepwell.history import History, cut_message
 from stepwell.messages import Image, Message, ToolCall
-from tests.support.runs import check_history
+from tests.support.audit import check_history
 
 PICTURE = Image("https://x.test/a.png")
 

@@ -8,14 +8,18 @@ from typing import Any
 
 import pytest
 
+from stepwell.agent.memory import MemoryLog
+from stepwell.agent.options import AgentOptions, ExecutionOptions
 from stepwell.engines.chat import constants
 from stepwell.errors import ToolError
 from stepwell.events import (
     CancelRequested,
+    MessageAdded,
     MessageEnded,
     MessageStarted,
     ModelFailed,
     RunEnded,
+    RunStarted,
     StepEnded,
     StepStarted,
     Stored,
@@ -28,12 +32,12 @@ from stepwell.events import (
 from stepwell.messages import Message, StopReason, ToolCall, Usage
 from stepwell.models.base import Delta, Failure, FailureKind, ModelProfile, ModelRequest
 from stepwell.models.scripted import Answer, Gate, ScriptedModel, Step, call, reply
-from stepwell.specs import Limits, Prices
+from stepwell.specs import Limits, Prices, RunSpec
 from stepwell.state import State
-from stepwell.tools.base import ToolContext
+from stepwell.tools.base import Toolbox, ToolContext
 from stepwell.tools.mark import tool
 from tests.support.audit import audit
-from tests.support.runs import OWNER, REQUEST, bounded, end_of, events_of, is_, rig, said, until
+from tests.support.runs import OWNER, REQUEST, bounded, chat_engine, end_of, events_of, is_, rig, said, until
 
 ANSWERED = (StepEnded(), RunEnded("answer"))
 
@@ -550,3 +554,22 @@ def test_a_stream_that_just_ends_is_taken_as_it_is() -> None:
 def test_the_constants_that_replay_compares_are_named() -> None:
     assert constants() == {"chat.malformed_limit": "3", "chat.words": constants()["chat.words"]}
     assert len(constants()["chat.words"]) == 12
+
+
+def test_an_engine_takes_other_options_over_before_and_after_its_first_decision() -> None:
+    async def main() -> None:
+        model = ScriptedModel([reply("", call("nothing")), reply("x" * 400)])
+        engine, log = chat_engine(model, Toolbox()), MemoryLog()
+        small, large = (AgentOptions(execution=ExecutionOptions(max_message_tokens=most)) for most in (20_000, 30_000))
+        await engine.lazy_init(small)
+        await log.record(RunStarted(RunSpec()), MessageAdded(Message("user", "go")))
+        assert await engine.step(log)
+        agent = engine.make_agent(log)
+        run = log.state.run
+        assert run is not None
+        assert engine.agent is not None
+        assert engine.agent.budget(run).room < agent.budget(run).room
+        await engine.lazy_init(large, get_available_tools=False)
+        assert engine.agent.config is large
+
+    asyncio.run(main())

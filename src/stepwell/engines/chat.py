@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from stepwell.agent.asking import Asked
 from stepwell.agent.base import BaseAgent
+from stepwell.agent.options import AgentOptions
 from stepwell.agent.replies import Fault, ReplySchema, validate
 from stepwell.engines.base import close, wait
 from stepwell.engines.calls import Calls
@@ -53,11 +54,28 @@ class ChatEngine:
         self.calls, self.make_agent = Calls(toolbox, complete), make_agent
         self._output = output
         self._agent: BaseAgent | None = None
+        self._config: AgentOptions | None = None
+
+    @property
+    def agent(self) -> BaseAgent | None:
+        """The agent, once there was a decision."""
+        return self._agent
 
     @property
     def toolbox(self) -> Toolbox:
         """What the agent may call."""
         return self.calls.toolbox
+
+    async def lazy_init(self, config: AgentOptions | None = None, get_available_tools: bool = True) -> None:
+        """Take other options; what can be called stands in each request anyway.
+
+        Args:
+            config: Options of the agent; None leaves them.
+            get_available_tools: Taken for the sake of engines that tell their agent of its tools once.
+        """
+        self._config = config or self._config
+        if self._agent is not None and config is not None:
+            self._agent.config = config
 
     async def step(self, log: Log) -> bool:
         """Make one decision and carry it out; see `Engine`."""
@@ -66,7 +84,7 @@ class ChatEngine:
             return False
         if (run.message or run.interrupted or log.whole.agents) and await settle(log, run):
             return True
-        agent = self._agent = self._agent or self.make_agent(log)
+        agent = self._agent = self._agent or self._made(log)
         over = self._over(agent, log, run)
         if over is not None:
             await close(log, *over)
@@ -80,6 +98,12 @@ class ChatEngine:
             return True
         await wait(log)
         return False
+
+    def _made(self, log: Log) -> BaseAgent:
+        agent = self.make_agent(log)
+        if self._config is not None:
+            agent.config = self._config
+        return agent
 
     async def close(self) -> None:
         """Give up the summaries under way."""

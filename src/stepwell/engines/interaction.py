@@ -19,6 +19,7 @@ import msgspec
 
 from stepwell import prompts
 from stepwell.agent.base import BaseAgent
+from stepwell.agent.options import AgentOptions
 from stepwell.contexts import TaskConclusion
 from stepwell.engines.base import Engine, close, ends, pass_on, wait
 from stepwell.engines.choices import (
@@ -77,6 +78,18 @@ class InteractionEngine:
         self._make_agent, self._make_plan = make_agent, make_plan
         self._agent: BaseAgent | None = None
         self._plan: Engine | None = None
+        self._config: AgentOptions | None = None
+
+    async def lazy_init(self, config: AgentOptions | None = None, get_available_tools: bool = True) -> None:
+        """Take other options; what can be called stands in each request anyway.
+
+        Args:
+            config: Options of the agent; None leaves them.
+            get_available_tools: Taken for the sake of engines that tell their agent of its tools once.
+        """
+        self._config = config or self._config
+        if self._agent is not None and config is not None:
+            self._agent.config = config
 
     async def step(self, log: Log) -> bool:
         """Make one decision and carry it out; see `engines.base.Engine`."""
@@ -85,7 +98,7 @@ class InteractionEngine:
             return False
         if await settle(log, run) or await _settled_inside(log):
             return True
-        agent = self._agent = self._agent or self._make_agent(log)
+        agent = self._agent = self._agent or self._made(log)
         try:
             return await self._decide(log, agent, run)
         except LimitReached as error:
@@ -93,6 +106,12 @@ class InteractionEngine:
         except ContextFull as error:
             await _over(log, run, "failed", "window", words("window", run.spec.language, detail=str(error)))
         return False
+
+    def _made(self, log: Log) -> BaseAgent:
+        agent = self._make_agent(log)
+        if self._config is not None:
+            agent.config = self._config
+        return agent
 
     async def close(self) -> None:
         """Give up what goes on beside the run."""

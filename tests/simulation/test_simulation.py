@@ -60,6 +60,13 @@ def test_whatever_crashes_and_races_every_world_comes_to_a_good_end() -> None:
     assert [player.returncode for player in players] == [0] * HALVES, out
 
 
+def test_a_replay_finds_when_agents_side_by_side_met_what_came_from_outside() -> None:
+    # In these worlds an answer or a message was met later than it came, for whoever waited for it was not looking.
+    players = [play("--seed", seed) for seed in ("5669", "8273", "10688", "40237")]
+    out = "".join(printed(*players))
+    assert [player.returncode for player in players] == [0] * 4, out
+
+
 def test_a_seed_leaves_the_same_logs_each_time() -> None:
     players = [play("--from", "1", "--seeds", "12", "--digests", hash_seed=each) for each in ("1", "2")]
     one, other = printed(*players)

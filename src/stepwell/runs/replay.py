@@ -7,8 +7,8 @@ is opened, and nothing is written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol, get_args
 
 from stepwell.engines.base import Engine
 from stepwell.engines.words import words
@@ -20,11 +20,15 @@ from stepwell.events import (
 )
 from stepwell.models.base import Model
 from stepwell.running import RunState
-from stepwell.runs.replay_compare import Difference, difference_of
-from stepwell.runs.replay_log import FAULTS, TAKERS, ReplayLog
+from stepwell.runs.replay_compare import Difference, difference_of, is_input
+from stepwell.runs.replay_log import AT_ONCE, FAULTS, TAKERS, Notice, ReplayLog
 from stepwell.runs.replay_parts import ReplayModel, ReplayToolbox
 from stepwell.specs import RunSpec
 from stepwell.tools.base import Toolbox
+
+NOTICES: tuple[Notice, ...] = get_args(Notice)
+MOST_INPUTS = 6
+"""Inputs before a difference of which another time is tried."""
 
 
 class Parts(Protocol):
@@ -65,7 +69,38 @@ async def replay(events: Sequence[Recorded], parts: Parts, thread: str = "") -> 
     Raises:
         ReplayDiffers: An engine reached past its toolbox for a tool.
     """
-    log = ReplayLog(events, thread)
+    first = best = await _attempt(events, parts, thread, AT_ONCE)
+    notice: dict[int, Notice] = {}
+    while best is not None and best.kind != "version":
+        better = await _another(events, parts, thread, notice, best.seq)
+        if better is None:
+            return first
+        notice, best = better
+    return best
+
+
+async def _another(
+    events: Sequence[Recorded], parts: Parts, thread: str, notice: dict[int, Notice], reached: int
+) -> tuple[dict[int, Notice], Difference | None] | None:
+    """Look for a time at which an input may have been met so that the log comes about further than to an event.
+
+    Several agents were at work, and each looked at the log when it got to it: the log tells when something came, and
+    not when who met it.
+    """
+    inputs = [each.seq for each in events[: reached - 1] if is_input(each.event) and each.seq not in notice]
+    for seq in inputs[: -MOST_INPUTS - 1 : -1]:
+        for when in NOTICES:
+            tried = {**notice, seq: when}
+            found = await _attempt(events, parts, thread, tried)
+            if found is None or found.seq > reached:
+                return tried, found
+    return None
+
+
+async def _attempt(
+    events: Sequence[Recorded], parts: Parts, thread: str, notice: Mapping[int, Notice]
+) -> Difference | None:
+    log = ReplayLog(events, thread, notice)
     while log.difference is None and (recorded := log.next()) is not None:
         if isinstance(recorded.event, RunStarted):
             log.difference = _changed_version(recorded, recorded.event.spec, parts)

@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Any, NoReturn
+from types import MappingProxyType
+from typing import Any, Literal, NoReturn
 
 from stepwell.engines.base import close
 from stepwell.errors import ToolError
@@ -50,6 +51,11 @@ RAN = ("ok", "failed", "timeout", "unknown")
 TAKERS = (RunClaimed, Forked)
 """Where these stand, whoever carried the run out before is gone."""
 
+Notice = Literal["late", "unseen"]
+"""When an input that the log has is met, if not at once: when nothing else can be done; or at once by those that look
+at the log anyhow, and by those that wait for one when it is their turn."""
+AT_ONCE: Mapping[int, Notice] = MappingProxyType({})
+
 SLICES = 100
 """Turns of the loop in which nothing moves, until it is thought that nothing will."""
 PATIENCE = 5.0
@@ -71,9 +77,10 @@ class ReplayLog:
     Args:
         events: All of a thread.
         thread: Its id.
+        notice: When those inputs, by number, are met that are not met at once.
     """
 
-    def __init__(self, events: Sequence[Recorded], thread: str = "") -> None:
+    def __init__(self, events: Sequence[Recorded], thread: str = "", notice: Mapping[int, Notice] = AT_ONCE) -> None:
         self.path = ""
         self.state = State()
         self.difference: Difference | None = None
@@ -82,7 +89,7 @@ class ReplayLog:
         """Somebody interrupted what was under way, and the run went on."""
         self.asker = ""
         """Path of the agent that asked a model last."""
-        self._events, self._at = events, 0
+        self._events, self._at, self._notice = events, 0, notice
         forks = [each.event for each in events if isinstance(each.event, Forked)]
         self._edited = {seq for fork in forks for seq in (fork.edited, *fork.earlier)}
         self._threads = [thread, *(fork.origin or fork.parent for fork in reversed(forks))]
@@ -111,8 +118,18 @@ class ReplayLog:
 
     async def changed(self, seq: int) -> None:
         """Wait until something from outside was taken in; see `log.Log`."""
+        await self.changed_at("", seq)
+
+    async def changed_at(self, path: str, seq: int) -> None:
+        """Wait until an agent meets something that came from outside; see `log.Log`."""
         while self._outside <= seq:
-            await self._moved.wait()
+            if (recorded := self.next()) is None or not is_input(recorded.event):
+                await self._moved.wait()
+            elif not await self.moves():
+                self._take_inputs(early=True)
+                self._tell()
+        if self._notice.get(self._outside) == "unseen":
+            await self.let_others(path)
 
     def next(self) -> Recorded | None:
         """Return the stored event that comes next."""
@@ -172,8 +189,10 @@ class ReplayLog:
             self._outside = recorded.seq
 
     def _is_early(self) -> bool:
-        """Tell whether what comes next would keep a call from running here, or being made, during which it came."""
+        """Tell whether what comes next is not met yet, for it came while a call was running, or being made."""
         asked = self._events[self._at].event
+        if self._notice.get(self._events[self._at].seq) == "late":
+            return True
         if not isinstance(asked, PauseRequested | Steered):
             return False
         following = [each.event for each in islice(self._events, self._at + 1, self._at + LOOKED_AHEAD)]
@@ -241,6 +260,7 @@ class ReplayLog:
         except asyncio.CancelledError:
             if not self._halted:
                 raise
+        self._take_inputs(early=True)
         return self._halted
 
     async def close(self, reason: EndReason, cause: str, detail: str) -> None:
@@ -436,6 +456,10 @@ class _NestedLog(NestedLog):
     def __init__(self, root: ReplayLog, path: str) -> None:
         super().__init__(root, path)
         self._replayed = root
+
+    async def changed(self, seq: int) -> None:
+        """Wait until the agent meets something from outside; see `log.Log`."""
+        await self._replayed.changed_at(self.path, seq)
 
     async def committed(self) -> None:
         """Let others do what they did while the commit was waited for."""

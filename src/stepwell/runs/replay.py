@@ -90,7 +90,7 @@ async def _another(
     inputs = [each.seq for each in events[: reached - 1] if is_input(each.event) and each.seq not in notice]
     for seq in inputs[: -MOST_INPUTS - 1 : -1]:
         for when in NOTICES:
-            tried = {**notice, seq: when}
+            tried: dict[int, Notice] = {**notice, seq: when}
             found = await _attempt(events, parts, thread, tried)
             if found is None or found.seq > reached:
                 return tried, found

@@ -362,12 +362,62 @@ def tables(path: Path) -> set[str]:
         db.close()
 
 
-def test_a_file_without_big_results_has_no_place_for_them(tmp_path: Path) -> None:
+LATER = ("blob", "questions", "accounts")
+"""What the tables and indexes that come with their first row are called, or begin with."""
+
+
+def later(path: Path) -> set[str]:
+    return {each for each in LATER if any(name.startswith(each) for name in tables(path))}
+
+
+def test_a_file_has_a_place_only_for_what_it_holds(tmp_path: Path) -> None:
     async def main() -> None:
+        path = tmp_path / "stepwell.db"
         async with opened("sqlite", tmp_path) as store:
-            await store.append("t", [said(1)], expect=0, new=row("t"))
+            # All that looks for such a row or takes it away does without the table.
+            await store.append("t", [started(), answered(2, 1), ended(3)], expect=0, new=row("t"), wake=50)
+            await store.fork("t", 3, row("f"), [])
+            assert [await store.asking("ann", 9), await store.spent("k")] == [[], Spending()]
+            assert [ids(await store.overdue(50)), await store.next_wake(0)] == [["t"], 50]
             await store.delete("t")
-        assert not any("blob" in each for each in tables(tmp_path / "stepwell.db"))
+            assert later(path) == set()
+            await store.append("f", [started(4), asked(5, run=4)], expect=3)
+            assert later(path) == {"questions"}
+            await store.append("f", [], expect=5, spent={"k": Spending(1)})
+            await store.append("f", [], expect=5, blobs=kept(b"big"))
+            assert later(path) == set(LATER)
+
+    asyncio.run(main())
+
+
+def test_what_another_process_puts_into_a_file_is_found_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened("sqlite", tmp_path) as one, opened("sqlite", tmp_path) as other:
+            await one.append("t", [started()], expect=0, new=row("t"), wake=NEVER)
+            for store in (one, other):
+                assert [await store.asking("ann", 9), await store.spent("k")] == [[], Spending()]
+            await other.append("t", [asked(2, 7000)], expect=1, spent={"k": Spending(5)})
+            for store in (one, other):
+                assert [await store.asking("ann", 9), await store.spent("k")] == [["t"], Spending(5)]
+                assert [ids(await store.overdue(7000)), await store.next_wake(0)] == [["t"], 7000]
+            await one.append("t", [answered(3, 2), asked(4)], expect=2, spent={"k": Spending(6), "l": Spending(1)})
+            assert [await other.asking("ann", 9), await other.next_wake(0)] == [["t"], NEVER]
+            assert await other.delete("t")
+            assert [await one.asking("ann", 9), await one.spent("k")] == [[], Spending(6)]
+
+    asyncio.run(main())
+
+
+def test_a_first_row_that_is_not_stored_leaves_nothing_behind_and_the_next_is_stored(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "stepwell.db"
+        async with opened("sqlite", tmp_path) as store:
+            await store.append("t", [started()], expect=0, new=row("t"))
+            with pytest.raises(StoreError, match="cannot be stored"):
+                await store.append("t", [asked(2)], expect=1, spent={"k": Spending(2**70)})
+            assert later(path) == set()
+            await store.append("t", [asked(2)], expect=1, spent={"k": Spending(3)})
+            assert [await store.asking("ann", 9), await store.spent("k")] == [["t"], Spending(3)]
 
     asyncio.run(main())
 

@@ -78,11 +78,38 @@ CREATE TABLE IF NOT EXISTS blob_refs (
 CREATE INDEX IF NOT EXISTS blob_refs_by_hash ON blob_refs (hash);
 """
 """What version 2 added with a file's first big result."""
+DRAFT = """
+ALTER TABLE running ADD COLUMN wake INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX running_by_wake ON running (wake);
+ALTER TABLE threads ADD COLUMN parent TEXT NOT NULL DEFAULT '';
+ALTER TABLE threads ADD COLUMN forked INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE api_keys ADD COLUMN limits TEXT NOT NULL DEFAULT '';
+CREATE TABLE questions (
+    thread INTEGER NOT NULL,
+    seq    INTEGER NOT NULL,
+    time   INTEGER NOT NULL,
+    until  INTEGER NOT NULL,
+    PRIMARY KEY (thread, seq)
+) WITHOUT ROWID;
+CREATE INDEX questions_by_until ON questions (until) WHERE until > 0;
+CREATE TABLE accounts (
+    key          TEXT NOT NULL,
+    thread       INTEGER NOT NULL,
+    money        INTEGER NOT NULL,
+    tokens       INTEGER NOT NULL,
+    steps        INTEGER NOT NULL,
+    tool_calls   INTEGER NOT NULL,
+    milliseconds INTEGER NOT NULL,
+    PRIMARY KEY (key, thread)
+) WITHOUT ROWID;
+CREATE INDEX accounts_by_thread ON accounts (thread);
+"""
+"""What version 3 had at first: the tables for people from the beginning, and more indexes."""
 HASH = "ab" * 32
 
 
 def old_file(path: Path, version: int) -> list[Recorded]:
-    """Write a file as an older version did: a thread with an open run, its key and, since version 2, a blob."""
+    """Write a file as it was once written: a thread with an open run, its key and, since version 2, a blob."""
     events = [
         Recorded(1, 10, 1, RunStarted(RunSpec(model="m"))),
         Recorded(2, 11, 1, MessageAdded(Message("user", "一"))),
@@ -100,11 +127,13 @@ def old_file(path: Path, version: int) -> list[Recorded]:
         db.execute(BLOBS)
         db.execute("INSERT INTO blobs (no, hash, data) VALUES (1, ?, ?)", (HASH, b"big"))
         db.execute("INSERT INTO blob_refs (thread, hash) VALUES (3, ?)", (HASH,))
+    if version > 2:
+        db.execute(DRAFT)
     db.close()
     return events
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_file_of_an_older_version_is_taken_over_and_has_all_that_is_new(version: int, tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "stepwell.db"

@@ -235,7 +235,7 @@ class SqliteStore:
 
     async def due(self, now: int) -> list[ThreadInfo]:
         """Return the threads that have work by now; see the port."""
-        sql = rows.THREAD + "WHERE r.wake <= ? ORDER BY t.no"
+        sql = rows.THREAD + "WHERE t.no IN (SELECT no FROM running WHERE wake <= ?) ORDER BY t.no"
         return await self._read(lambda db: rows.read_threads(db, sql, (now,)))
 
     async def next_wake(self, now: int) -> int:

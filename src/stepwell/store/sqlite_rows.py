@@ -37,15 +37,10 @@ SELECT t.id, t.owner, t.title, t.created,
        coalesce(r.run, 0), t.expires, t.parent, t.forked
 FROM threads t LEFT JOIN running r ON r.no = t.no
 """
-_OVERDUE = """
-WHERE t.no IN (SELECT no FROM running WHERE wake > 0 AND wake <= ?1
-               UNION SELECT thread FROM questions WHERE until > 0 AND until <= ?1)
-ORDER BY t.no
-"""
-_NEXT = """
-SELECT min(coalesce((SELECT min(wake) FROM running WHERE wake > ?1), ?2),
-           coalesce((SELECT min(until) FROM questions WHERE until > 0 AND until > ?1), ?2))
-"""
+_OVERDUE_RUNS = "SELECT no FROM running WHERE wake > 0 AND wake <= ?1"
+_OVERDUE_QUESTIONS = " UNION SELECT thread FROM questions WHERE until > 0 AND until <= ?1"
+_NEXT_RUN = "SELECT coalesce(min(wake), ?2) FROM running WHERE wake > ?1"
+_NEXT_QUESTION = "SELECT coalesce(min(until), ?2) FROM questions WHERE until > 0 AND until > ?1"
 _ASKING = """
 SELECT t.id FROM questions q JOIN threads t ON t.no = q.thread WHERE t.owner = ?
 GROUP BY t.no ORDER BY min(q.time), t.no LIMIT ?
@@ -131,8 +126,8 @@ def append(db: apsw.Connection, jobs: Sequence[Wanted]) -> None:
         _derive(db, base >> 32, job.events)
         if job.wake is not None:
             _set_wake(db, base >> 32, job.wake)
-        for name, total in job.spent.items():
-            db.execute(_ACCOUNT, (name, base >> 32, *msgspec.structs.astuple(total)))
+        if job.spent:
+            _keep_spending(db, base >> 32, job.spent)
     _insert_events(db, rows)
 
 
@@ -180,7 +175,7 @@ def fork(
     _use(db, key)
     no = _make(db, new)
     db.execute(_COPY, (parent, no, upto))
-    if _has_blobs(db):
+    if _has(db, "blobs"):
         db.execute(_SHARE, (parent, no, upto))
     if new.run:
         db.execute("INSERT INTO running (no, run, wake) VALUES (?, ?, 0)", (no, new.run))
@@ -216,14 +211,15 @@ def _derive(db: apsw.Connection, no: int, events: Sequence[Recorded]) -> None:
                 db.execute("INSERT OR REPLACE INTO running (no, run, wake) VALUES (?, ?, 0)", (no, recorded.seq))
             case RunEnded(cause=cause):
                 db.execute("DELETE FROM running WHERE no = ?", (no,))
-                if cause != "question":  # nobody needs answers to what it has asked
+                if cause != "question" and _has(db, "questions"):  # nobody needs answers to what it has asked
                     db.execute("DELETE FROM questions WHERE thread = ? AND seq > ?", (no, recorded.run))
             case TitleChanged(title=title):
                 db.execute("UPDATE threads SET title = ? WHERE no = ?", (title, no))
             case Asked(until=until):
+                _make_tables(db, "questions")
                 sql = "INSERT INTO questions (thread, seq, time, until) VALUES (?, ?, ?, ?)"
                 db.execute(sql, (no, recorded.seq, recorded.time, until))
-            case Answered(question=question):
+            case Answered(question=question) if _has(db, "questions"):
                 db.execute("DELETE FROM questions WHERE thread = ? AND seq = ?", (no, question))
             case _:
                 pass
@@ -235,21 +231,38 @@ def _set_wake(db: apsw.Connection, no: int, wake: int) -> None:
     db.execute("DELETE FROM running WHERE no = ? AND run = 0 AND wake = ?", (no, NEVER))
 
 
+def _keep_spending(db: apsw.Connection, no: int, spent: Mapping[str, Spending]) -> None:
+    _make_tables(db, "accounts")
+    for key, total in spent.items():
+        db.execute(_ACCOUNT, (key, no, *msgspec.structs.astuple(total)))
+
+
 def _keep_blobs(db: apsw.Connection, no: int, blobs: Mapping[str, bytes]) -> None:
-    db.execute(read_sql("blobs"))
+    _make_tables(db, "blobs")
     for hash, data in blobs.items():
         if db.execute("SELECT 1 FROM blobs WHERE hash = ?", (hash,)).get is None:
             db.execute("INSERT INTO blobs (hash, data) VALUES (?, ?)", (hash, data))
         db.execute("INSERT OR IGNORE INTO blob_refs (thread, hash) VALUES (?, ?)", (no, hash))
 
 
-def _has_blobs(db: apsw.Connection) -> bool:
-    return db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'blob_refs'").get is not None
+def _make_tables(db: apsw.Connection, name: str) -> None:
+    """Make the tables of a file of statements, if the first of them, which has its name, is not there."""
+    if not _has(db, name):
+        db.execute(read_sql(name))
+
+
+def _has(db: apsw.Connection, table: str) -> bool:
+    """Tell whether a table is there that comes with its first row.
+
+    It is looked up each time, in 2 µs: another process may make it at any moment, and a transaction that made it may
+    be rolled back.
+    """
+    return db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)).get is not None
 
 
 def _find_blob(db: apsw.Connection, thread: str, prefix: str) -> int | None:
     """Return the row id of the one blob that a thread names so."""
-    if not is_prefix(prefix) or not _has_blobs(db):
+    if not is_prefix(prefix) or not _has(db, "blobs"):
         return None
     sql = """SELECT b.no FROM threads t JOIN blob_refs r ON r.thread = t.no JOIN blobs b ON b.hash = r.hash
              WHERE t.id = ? AND r.hash >= ? AND r.hash < ? LIMIT 2"""
@@ -293,21 +306,30 @@ def read_threads(db: apsw.Connection, sql: str, values: tuple[Any, ...]) -> list
 
 def overdue(db: apsw.Connection, now: int) -> list[ThreadInfo]:
     """Return the threads of which a time is over; see `Store.overdue`."""
-    return read_threads(db, THREAD + _OVERDUE, (now,))
+    wanted = _OVERDUE_RUNS + _OVERDUE_QUESTIONS if _has(db, "questions") else _OVERDUE_RUNS
+    return read_threads(db, THREAD + "WHERE t.no IN (" + wanted + ") ORDER BY t.no", (now,))
 
 
 def next_wake(db: apsw.Connection, now: int) -> int:
     """Return the first time after now that a thread waits for; see `Store.next_wake`."""
-    return int(db.execute(_NEXT, (now, NEVER)).get)
+    first = NEVER
+    with db:  # both looks at one moment
+        for sql in (_NEXT_RUN, _NEXT_QUESTION) if _has(db, "questions") else (_NEXT_RUN,):
+            first = min(first, db.execute(sql, (now, NEVER)).get)
+    return first
 
 
 def asking(db: apsw.Connection, owner: str, limit: int) -> list[str]:
     """Return the ids of threads with open questions; see `Store.asking`."""
+    if not _has(db, "questions"):
+        return []
     return [id for (id,) in cast("list[tuple[str]]", db.execute(_ASKING, (owner, limit)).fetchall())]
 
 
 def spent(db: apsw.Connection, key: str) -> Spending:
     """Return what is on the account of a key; see `Store.spent`."""
+    if not _has(db, "accounts"):
+        return Spending()
     return Spending(*cast("list[tuple[int, int, int, int, int]]", db.execute(_SPENT, (key,)).fetchall())[0])
 
 
@@ -327,11 +349,13 @@ def delete(db: apsw.Connection, thread: str) -> bool:
         return False
     db.execute("DELETE FROM events WHERE id > ? AND id < ?", (no << 32, (no + 1) << 32))
     db.execute("DELETE FROM running WHERE no = ?", (no,))
-    db.execute("DELETE FROM questions WHERE thread = ?", (no,))
-    db.execute(_INHERIT, (no,))
-    db.execute("DELETE FROM accounts WHERE thread = ?", (no,))
+    if _has(db, "questions"):
+        db.execute("DELETE FROM questions WHERE thread = ?", (no,))
+    if _has(db, "accounts"):
+        db.execute(_INHERIT, (no,))
+        db.execute("DELETE FROM accounts WHERE thread = ?", (no,))
     db.execute("DELETE FROM key_uses WHERE thread = ?", (thread,))
-    if _has_blobs(db):
+    if _has(db, "blobs"):
         db.execute(_UNUSED_BLOBS, (no,))
         db.execute("DELETE FROM blob_refs WHERE thread = ?", (no,))
     db.execute("DELETE FROM threads WHERE no = ?", (no,))

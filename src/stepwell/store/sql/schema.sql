@@ -1,5 +1,6 @@
 -- The schema of version 3. Rows of `events` are never rewritten; `title` and `running` are derived from them.
--- Version 1 had no blobs (`blobs.sql`); version 2 knew no waiting runs, questions, forks and accounts
+-- `questions`, `accounts` and `blobs` come with their first row, each from its own file: a table or an index
+-- costs a page at least. Version 1 had no blobs; version 2 knew no waiting runs, questions, forks and accounts
 -- (`upgrade.sql`).
 
 CREATE TABLE meta (
@@ -34,30 +35,6 @@ CREATE TABLE running (
     run  INTEGER NOT NULL,             -- number of the open run's first event; 0 where only messages wait
     wake INTEGER NOT NULL DEFAULT 0    -- when it has work by itself, in milliseconds since 1970; 0 now
 );
-CREATE INDEX running_by_wake ON running (wake);
-
--- Open questions to people, derived from the events.
-CREATE TABLE questions (
-    thread INTEGER NOT NULL,           -- threads.no
-    seq    INTEGER NOT NULL,           -- number of the event that asked
-    time   INTEGER NOT NULL,           -- when it was asked, in milliseconds since 1970
-    until  INTEGER NOT NULL,           -- when it expires, in milliseconds since 1970; 0 never
-    PRIMARY KEY (thread, seq)
-) WITHOUT ROWID;
-CREATE INDEX questions_by_until ON questions (until) WHERE until > 0;
-
--- What each thread has put on the account of a key; what threads that are gone have put there stands under 0.
-CREATE TABLE accounts (
-    key          TEXT NOT NULL,
-    thread       INTEGER NOT NULL,     -- threads.no, or 0
-    money        INTEGER NOT NULL,     -- settled and reserved, in billionths
-    tokens       INTEGER NOT NULL,
-    steps        INTEGER NOT NULL,
-    tool_calls   INTEGER NOT NULL,
-    milliseconds INTEGER NOT NULL,
-    PRIMARY KEY (key, thread)
-) WITHOUT ROWID;
-CREATE INDEX accounts_by_thread ON accounts (thread);
 
 CREATE TABLE key_uses (
     owner  TEXT NOT NULL,

@@ -223,7 +223,7 @@ def test_the_page_of_the_command_line_has_every_command_and_option_and_no_others
     told = re.findall(r"^\| `(stepwell [a-z ]*[a-z])", page, re.M)
     assert set(told) == commands.keys()
     table = re.findall(r"^\| (`-.*?`) \|", page, re.M)
-    options = {option for line in table for option in re.findall(r"`(--?\w+)`", line)}
+    options = {option for line in table for option in re.findall(r"`(--?[\w-]+)`", line)}
     assert options - {"--version", "--help"} == {option for each in commands.values() for option in each}
 
 

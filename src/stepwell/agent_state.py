@@ -197,11 +197,14 @@ class AgentState:
 
     def message_added(self, seq: int, event: MessageAdded) -> None:
         """Take in a message that came whole."""
-        if event.source == "user" and event.message.role == "user" and self._imported:
-            self._imported = False
-            self.history.repair()
         self._imported = self._imported or event.source == "history"
         self.history.append(event.message, seq)
+
+    def repair_imported(self) -> None:
+        """Make messages that came from elsewhere a conversation that strict endpoints take, before it goes on."""
+        if self._imported:
+            self._imported = False
+            self.history.repair()
 
     def apply_to_context(self, recorded: Recorded, event: ContextEvent) -> None:
         """Take in a change of what the agent knows."""

@@ -1,8 +1,7 @@
 """Settings: what they are, their defaults, and where they come from. The only reader of the environment.
 
 Sources, strongest first: arguments of a command, `STEPWELL_…` variables (`__` between levels, such as
-`STEPWELL_TOOLS__SHELL__ENABLED`), the TOML file (`STEPWELL_CONFIG`, else `stepwell.toml` in the current
-folder). It builds nothing from them; `wiring.py` does.
+`STEPWELL_TOOLS__SHELL__ENABLED`), the TOML file (`STEPWELL_CONFIG`, else `stepwell.toml` here). It builds nothing.
 """
 
 from __future__ import annotations
@@ -67,8 +66,9 @@ class _Section(BaseModel):
 class ModelSettings(_Section):
     """One model that agents can use."""
 
-    kind: Literal["openai", "offline", "scripted"] = "openai"
-    """`openai`: any OpenAI-compatible chat-completions endpoint. `offline`: the embedded one. `scripted`: a file."""
+    kind: Literal["openai", "offline", "scripted", "anthropic", "bedrock", "google", "mistral", "provider"] = "openai"
+    """`openai`: any OpenAI-compatible chat-completions endpoint. `offline`: the embedded one. `scripted`: a file.
+    Vendors: their own protocol. `provider`: that of the vendor in `model`, such as `groq:llama-3.3-70b-versatile`."""
     script: Path | None = None
     """The file of the kind `scripted`."""
     base_url: str = ""
@@ -104,8 +104,10 @@ class ModelSettings(_Section):
 
     @model_validator(mode="after")
     def _complete(self) -> ModelSettings:
-        if self.kind == "openai" and not _is_address(self.base_url):
+        if (self.kind == "openai" or self.base_url) and not _is_address(self.base_url):
             raise ValueError("base_url must be the endpoint's address, such as http://127.0.0.1:11434/v1")
+        if self.kind == "provider" and not all(self.model.partition(":")):
+            raise ValueError("model must begin with its vendor, such as anthropic:claude-opus-5")
         if self.kind == "scripted" and self.script is None:
             raise ValueError("script must name the file that says what this model answers")
         if (self.price_input is None) != (self.price_output is None):
@@ -326,6 +328,13 @@ class ChatchatSettings(_Section):
     """Language of the prompt templates and notices."""
 
 
+class OpenAISettings(_Section):
+    """OpenAI's protocols under `/v1`."""
+
+    keep_days: int = Field(default=30, ge=1)
+    """Days for which the threads that these requests make are kept."""
+
+
 class Config(BaseSettings):
     """All settings of a server or command."""
 
@@ -366,6 +375,7 @@ class Config(BaseSettings):
     tasks: TaskSettings = TaskSettings()
     tools: ToolSettings = ToolSettings()
     chatchat: ChatchatSettings = ChatchatSettings()
+    openai: OpenAISettings = OpenAISettings()
 
     @classmethod
     def settings_customise_sources(
@@ -481,9 +491,7 @@ def load(file: Path | None = None, **values: Any) -> Config:
 
 def _explain(error: Any, path: Path | None) -> str:
     place = ".".join(str(part) for part in error["loc"])
-    variable = "STEPWELL_" + "__".join(str(part) for part in error["loc"]).upper()
-    if not place:
-        variable = "the STEPWELL_… variables"
+    variable = "STEPWELL_" + "__".join(map(str, error["loc"])).upper() if place else "the STEPWELL_… variables"
     source = f"{path} or {variable}" if path else variable
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":

@@ -366,10 +366,10 @@ def cut_message(message: Message, cut: Cut) -> Message:
     match cut.part:
         case "content":
             content = cut_text(message.content, cut.head, cut.tail, handle)
-            return msgspec.structs.replace(message, content=content, raw="", thinking="")
+            return msgspec.structs.replace(message, content=content, raw="", thinking="", signed="")
         case "arguments":
             calls = tuple(ToolCall(call.id, call.name, cut_arguments(call, cut.head, handle)) for call in message.calls)
-            return msgspec.structs.replace(message, calls=calls, raw="", thinking="")
+            return msgspec.structs.replace(message, calls=calls, raw="", thinking="", signed="")
         case "images":
             if not message.images:
                 return message

@@ -59,6 +59,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         call: On a `tool` message, the id of the call that it answers.
         raw: The reply as the model wrote it, where a dialect took it apart.
         unmarked: The reply followed no form of its dialect, so all of it was taken as the answer.
+        signed: The reply in the form in which its vendor wants it back, as JSON text, where something in it is signed.
     """
 
     role: Role
@@ -69,6 +70,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     call: str = ""
     raw: str = ""
     unmarked: bool = False
+    signed: str = ""
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import msgspec
 
-QuestionKind = Literal["approval", "question", "outcome", "repetition", "confirm"]
+QuestionKind = Literal["approval", "question", "outcome", "repetition", "confirm", "result", "elicitation"]
 """May this call run; what the agent wants to know; what became of a call that was cut off; may a run that goes in
-circles go on; is it really meant."""
+circles go on; is it really meant; what came of a call that the client carries out; what a tool
+wants to know while it runs."""
 
 Decision = Literal[
     "approve", "deny", "answer", "retry", "done", "skip", "continue", "stop", "expired", "cancelled", "forked"
@@ -31,6 +32,8 @@ DECISIONS: MappingProxyType[str, tuple[Decision, ...]] = MappingProxyType(
         "outcome": ("retry", "done", "skip"),
         "repetition": ("continue", "stop"),
         "confirm": ("approve", "deny"),
+        "result": ("done", "skip"),
+        "elicitation": ("answer", "deny"),
     }
 )
 """What a person may decide, by the kind of the question; time, an end and a fork decide the rest."""
@@ -41,6 +44,7 @@ class Inquiry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Args:
         text: The question in words.
+        kind: A person is asked something, or the client for the result of a call.
         choices: Answers to choose from; empty for free text.
         form: JSON schema of an answer that has fields; None for text.
         seconds: Until it expires; None for never.
@@ -48,6 +52,7 @@ class Inquiry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
 
     text: str
+    kind: Literal["question", "result", "elicitation"] = "question"
     choices: tuple[str, ...] = ()
     form: dict[str, Any] | None = None
     seconds: float | None = None

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from stepwell.messages import ToolSpec
+
 SummaryKind = Literal["tool_calls", "working_context", "rolling"]
 
 
@@ -140,6 +142,10 @@ class RunSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         language: `en` or `zh`.
         system: The system message.
         tools: Names of the tools offered, in order.
+        client_tools: Tools that the client carries out; a call of one waits for the result that the client sends.
+        tool_choice: What the first reply must call: `required` for any tool, or the name of one; empty for what it
+            likes.
+        sampling: Further fields of each request to the model, sent as they are.
         temperature: As in `models.base.Settings`.
         max_tokens: As in `models.base.Settings`.
         limits: What the run may use.
@@ -167,6 +173,9 @@ class RunSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     language: str = "en"
     system: str = ""
     tools: tuple[str, ...] = ()
+    client_tools: tuple[ToolSpec, ...] = ()
+    tool_choice: str = ""
+    sampling: dict[str, Any] = {}
     temperature: float | None = None
     max_tokens: int | None = None
     limits: Limits = Limits()

@@ -15,6 +15,7 @@ from stepwell.events import (
     Answered,
     Asked,
     Forked,
+    Imported,
     LongTermUpdated,
     MessageAdded,
     MessageQueued,
@@ -51,6 +52,7 @@ ThreadEvent = (
     | QueueEdited
     | PolicyChanged
     | Forked
+    | Imported
     | TaskStarted
     | TaskEnded
     | Unknown
@@ -89,9 +91,21 @@ class State(AgentState):
         spent_by_key: The same by the key whose account it is on, without what was copied from another thread.
         agents: What the agents inside the open run know, by path.
         foreign: Numbers of events that this version does not know.
+        imported: Where its first messages come from, if it was imported.
     """
 
-    __slots__ = ("agents", "allowed", "foreign", "policy", "questions", "queue", "spent", "spent_by_key", "title")
+    __slots__ = (
+        "agents",
+        "allowed",
+        "foreign",
+        "imported",
+        "policy",
+        "questions",
+        "queue",
+        "spent",
+        "spent_by_key",
+        "title",
+    )
 
     def __init__(self, events: Iterable[Recorded] = ()) -> None:
         super().__init__()
@@ -104,6 +118,7 @@ class State(AgentState):
         self.spent_by_key: dict[str, Spent] = {}
         self.agents: dict[str, AgentState] = {}
         self.foreign: list[int] = []
+        self.imported: Imported | None = None
         for event in events:
             self.apply(event)
 
@@ -216,6 +231,8 @@ class State(AgentState):
                 self._queue_edited(event)
             case PolicyChanged():
                 self.policy = event.policy
+            case Imported():
+                self.imported, self.untrusted = event, True
             case _:
                 assert isinstance(event, Warned), event
 
@@ -234,6 +251,7 @@ class State(AgentState):
 
     def _run_started(self, recorded: Recorded, event: RunStarted) -> None:
         self.queue = [each for each in self.queue if each.seq != event.queued]
+        self.repair_imported()
         self.open(RunState(recorded.seq, recorded.time, event.spec, Spent()))
 
     def _run_ended(self, recorded: Recorded, event: RunEnded) -> None:
@@ -286,7 +304,7 @@ class State(AgentState):
         question = Question(recorded.seq, recorded.time, recorded.path, event)
         self.questions[recorded.seq] = question
         agent = self.agents.get(recorded.path) if recorded.path else self
-        if agent is None or agent.run is None:
+        if agent is None or agent.run is None or event.kind == "elicitation":
             return
         opened = agent.run.calls.get(event.call)
         if opened is not None:

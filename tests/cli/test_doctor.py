@@ -114,6 +114,17 @@ def test_a_key_variable_that_is_not_set_is_named_with_the_command(tmp_path: Path
     assert "export MY_KEY=" in remedy_of(done, "model m")
 
 
+def test_a_model_without_a_list_of_models_is_built_and_not_asked(tmp_path: Path) -> None:
+    good = '[models.c]\nkind = "anthropic"\nmodel = "claude-x"\napi_key_env = "KEY"\n'
+    (tmp_path / "stepwell.toml").write_text(good + '[models.v]\nkind = "provider"\nmodel = "nobody:x"\n')
+    done = doctor(Cli(tmp_path, KEY="sk-ant-secret"))
+    assert "ok   model c (default)" in done.out
+    assert "anthropic, claude-x" in done.out
+    assert "BAD  model v" in done.out
+    assert "nobody" in done.out
+    assert "sk-ant" not in done.out + done.err
+
+
 def test_a_wrong_setting_is_named_with_its_place(tmp_path: Path) -> None:
     (tmp_path / "stepwell.toml").write_text("port = 'many'\n")
     done = doctor(Cli(tmp_path))

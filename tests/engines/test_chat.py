@@ -508,7 +508,7 @@ def test_text_that_nothing_can_hold_is_replaced() -> None:
             Message("assistant", "a\ufffdb", thinking="\ufffd", calls=(ToolCall("\ufffd", "foul"),)), "tool_calls"
         ),
         ToolStarted("\ufffd", "foul", "pure"),
-        ToolEnded("\ufffd", "nul \ufffd lone \ufffd"),
+        ToolEnded("\ufffd", "nul \ufffd lone \ufffd", details={"replaced_characters": 2}),
         StepEnded(),
         *step(2),
         ModelFailed("server", "bad \ufffd"),

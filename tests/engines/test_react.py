@@ -279,7 +279,7 @@ def test_whether_somebody_can_be_asked_is_said_in_the_step() -> None:
 
 def test_replay_is_told_of_what_decides_besides_the_log() -> None:
     found = {**react.constants(), **plan.constants()}
-    assert {*found} == {"react.texts", "react.prompts", "plan.attempts", "plan.prompts"}
+    assert {*found} == {"react.texts", "react.prompts", "react.time_over", "plan.attempts", "plan.prompts"}
     assert len(found["react.prompts"]) == len(found["plan.prompts"]) == 12
     assert found["react.prompts"] != found["plan.prompts"]
 

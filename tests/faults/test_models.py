@@ -172,7 +172,10 @@ def test_f21_characters_that_no_store_takes_become_the_mark_for_them_and_the_str
             answer = it.endpoint.requests[1].body["messages"][-1]
             assert (answer["role"], answer["content"]) == ("tool", mended)
         assert replies(it.log)[:2] == [mended, f"{mended}🚢!"]
-        assert of(it.log, ToolEnded)[0].content == mended
+        ended = of(it.log, ToolEnded)[0]
+        assert (ended.content, ended.details) == (mended, {"replaced_characters": 2})
+        shown_ = [each["event"]["details"] for each in stored if "details" in each["event"]]
+        assert shown_ == [{"replaced_characters": 2}]
 
     run(main)
 

@@ -10,6 +10,7 @@ from stepwell.events import (
     ContextCompacted,
     Forked,
     HistoryCleared,
+    Imported,
     LongTermUpdated,
     MessageAdded,
     MessageEnded,
@@ -55,6 +56,7 @@ OUTSIDE = (
     PolicyChanged,
     Forked,
     Answered,
+    Imported,
 )
 """What may stand outside of runs."""
 

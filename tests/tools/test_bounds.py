@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stepwell.contexts import WRAPPED, handle_of_blob
 from stepwell.messages import clean
 from stepwell.tools import bounds
-from stepwell.tools.bounds import shorten
+from stepwell.tools.bounds import shorten, shorten_counting
 
 ANY = st.text(st.characters(codec=None), min_size=1, max_size=50)
 
@@ -38,6 +38,7 @@ def test_a_character_of_two_halves_is_not_torn_between_pieces(piece: int, monkey
     monkeypatch.setattr(bounds, "PIECE", piece)
     text = "ab\ud83e\udd86c\ud83e\ud83e\udd86\0" * 20
     assert shorten(text, 10).data.decode() == clean(text)
+    assert shorten_counting(text, 10)[1] == 40
 
 
 def test_a_text_too_long_to_be_kept_has_no_handle(monkeypatch: pytest.MonkeyPatch) -> None:

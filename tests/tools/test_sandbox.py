@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -236,3 +237,55 @@ def test_without_protection_a_command_still_sees_none_of_the_servers_environment
     outcome = asyncio.run(Sandbox("none", tmp_path / "w").run("env; pwd", 20, 10_000))
     assert "canary" not in outcome.stdout
     assert outcome.stdout.endswith(f"{tmp_path}/w\n")
+
+
+@pytest.mark.parametrize("how", ["end", "late end", "time", "cancel", "cancel twice"])
+def test_without_protection_a_command_leaves_no_process_in_a_session_of_its_own(tmp_path: Path, how: str) -> None:
+    begun, alive = tmp_path / "begun", tmp_path / "alive"
+    os.mkfifo(begun)
+    os.mkfifo(alive)
+    wait = {"end": "", "late end": "; sleep 1.1"}.get(how, "; sleep 60")
+    # One is left behind by its parent, one is waited for, and one begins others that leave it in turn.
+    strays = (
+        "(setsid sleep 60 &); setsid sleep 60 & (setsid sh -c 'trap \"\" TERM; setsid setsid sleep 60; sleep 60' &)"
+    )
+    command = f"exec 3>alive; {strays}; echo > begun{wait}"
+
+    async def main() -> None:
+        running = asyncio.create_task(Sandbox("none", tmp_path).run(command, 0.5 if how == "time" else 30, 10_000))
+        dead = asyncio.create_task(until_closed(alive))
+        assert await until_closed(begun) == "\n"
+        if how.startswith("cancel"):
+            running.cancel()
+            if how == "cancel twice":
+                await asyncio.sleep(0)
+                running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+        else:
+            assert (await running).timed_out is (how == "time")
+        assert await asyncio.wait_for(dead, 5) == ""
+
+    asyncio.run(main())
+
+
+def test_without_protection_only_processes_of_the_call_are_killed(tmp_path: Path) -> None:
+    other = subprocess.Popen(["sleep", "60"], env={"STEPWELL_CALL": "0" * 32, "PATH": os.environ["PATH"]})
+    try:
+
+        async def main() -> None:
+            place, begun = Sandbox("none", tmp_path), tmp_path / "begun"
+            os.mkfifo(begun)
+            stays = asyncio.create_task(place.run("echo > begun; setsid sleep 60", 30, 1000))
+            assert await until_closed(begun) == "\n"
+            assert (await place.run("setsid sleep 60", 0.2, 1000)).timed_out
+            assert not stays.done()
+            stays.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await stays
+
+        asyncio.run(main())
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()

@@ -51,7 +51,7 @@ class Received:
         self._calls: dict[int, _Call] = {}
         self._failure: Failure | None = None
         self._shown = self._unmarked = False
-        self._raw = ""
+        self._raw = self._signed = ""
         self._usage: Usage | None = None
         self.stop: StopReason | None = None
 
@@ -59,6 +59,8 @@ class Received:
         """Take in what one read brought; sets `stop` when the rest of the reply cannot matter."""
         if delta.usage is not None:
             self._usage = delta.usage
+        if delta.signed:
+            self._signed = delta.signed
         if delta.failure is not None:
             self._failure = delta.failure
             if delta.stop is None:
@@ -129,7 +131,15 @@ class Received:
             # What was shown as a thought turns out to be all there is: it is the answer.
             text, thinking = clean(self._parser.thought).strip(), clean("".join(self._own_thinking))
         calls = () if self.stop == "error" else self._tool_calls()
-        return Message("assistant", text, thinking=thinking, calls=calls, raw=clean(self._raw), unmarked=self._unmarked)
+        return Message(
+            "assistant",
+            text,
+            thinking=thinking,
+            calls=calls,
+            raw=clean(self._raw),
+            unmarked=self._unmarked,
+            signed=clean(self._signed),
+        )
 
     def _tool_calls(self) -> tuple[ToolCall, ...]:
         calls: list[ToolCall] = []

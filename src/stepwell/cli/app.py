@@ -24,6 +24,8 @@ NAME = "stepwell"
 Say = Callable[[str], str]
 Engine = Literal["chat", "react", "plan", "interaction"]
 """As `specs.EngineName`, which need not be imported to say what can be typed."""
+Format = Literal["chatchat", "jsonl", "chatgpt"]
+"""As `imports.base.Source`, for the same reason."""
 
 
 def run() -> str | int | None:
@@ -98,6 +100,7 @@ def _app(language: str) -> typer.Typer:
     _add_reading(app, say)
     _add_contexts(app, say)
     _add_managing(app, say)
+    _add_import(app, say)
     return app
 
 
@@ -224,6 +227,21 @@ def _add_contexts(app: typer.Typer, say: Say) -> None:
         data: Annotated[Path | None, folder] = None,
     ) -> None:
         _run("pin", config, data, thread=thread, text=text, listing=list_, remove=remove)
+
+
+def _add_import(app: typer.Typer, say: Say) -> None:
+    which, form = typer.Argument(help=say("help_import_file")), typer.Option(help=say("help_import_format"))
+
+    @app.command(name="import", help=say("help_import"))
+    def import_(  # pyright: ignore[reportUnusedFunction]
+        file: Annotated[Path, which],
+        format: Annotated[Format | None, form] = None,
+        owner: Annotated[str, typer.Option("--owner", help=say("help_import_owner"))] = OWNER,
+        trial: Annotated[bool, typer.Option("--dry-run", help=say("help_import_trial"))] = False,
+        config: Annotated[Path | None, typer.Option("--config", help=say("help_config"), show_default=False)] = None,
+        data: Annotated[Path | None, typer.Option("--data", help=say("help_data"), show_default=False)] = None,
+    ) -> None:
+        _run("import_", config, data, file=file, source=format, owner=owner, trial=trial)
 
 
 def _add_managing(app: typer.Typer, say: Say) -> None:

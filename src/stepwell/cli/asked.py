@@ -54,6 +54,9 @@ def typed(question: QuestionInfo, line: str) -> Reply | None:
             return _approval(question, word, rest.strip())
         case "question":
             return given(question, line.strip())
+        case "elicitation":
+            refused = word.lower() in ("deny", "no") and question.form is not None
+            return Reply("deny", rest.strip()) if refused else given(question, line.strip())
         case _:
             decision = _WORDS[question.kind].get(word.lower())
             return Reply(decision, rest.strip(), hash=question.hash) if decision else None
@@ -63,6 +66,7 @@ _YES: dict[str, Decision] = {"y": "approve", "yes": "approve", "n": "deny", "no"
 _WORDS: dict[str, dict[str, Decision]] = {
     "confirm": _YES,
     "outcome": {"r": "retry", "retry": "retry", "d": "done", "done": "done", "s": "skip", "skip": "skip"},
+    "result": {"d": "done", "done": "done", "s": "skip", "skip": "skip"},
     "repetition": {"c": "continue", "continue": "continue", "s": "stop", "stop": "stop"},
 }
 

@@ -14,6 +14,7 @@ from stepwell.events import (
     ContextCompacted,
     Forked,
     HistoryCleared,
+    Imported,
     LongTermUpdated,
     MessageAdded,
     MessageEnded,
@@ -65,7 +66,7 @@ def describe(event: Stored | Unknown, screen: Screen) -> tuple[str, Style]:
             return _of_run(event, screen)
         case Asked() | Answered() | RunWaiting() | Steered() | PauseRequested() | ResumeRequested():
             return of_people(event, screen)
-        case MessageQueued() | QueueEdited() | PolicyChanged() | Forked():
+        case MessageQueued() | QueueEdited() | PolicyChanged() | Forked() | Imported():
             return of_queue(event, screen)
         case PlanMade() | PlanChanged() | TaskStarted() | TaskSubmitted() | TaskEnded():
             return of_tasks(event, screen)

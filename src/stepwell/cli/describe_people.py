@@ -9,6 +9,7 @@ from stepwell.events import (
     Answered,
     Asked,
     Forked,
+    Imported,
     MessageQueued,
     PauseRequested,
     PlanChanged,
@@ -66,7 +67,9 @@ def _answered(event: Answered, screen: Screen) -> str:
     return said + (screen.say("event_answered_by", by=_text(event.by)) if event.by else "")
 
 
-def of_queue(event: MessageQueued | QueueEdited | PolicyChanged | Forked, screen: Screen) -> tuple[str, Style]:
+def of_queue(
+    event: MessageQueued | QueueEdited | PolicyChanged | Forked | Imported, screen: Screen
+) -> tuple[str, Style]:
     """Return what became of waiting messages or of the thread, on one line, and how it looks."""
     match event:
         case MessageQueued():
@@ -78,8 +81,16 @@ def of_queue(event: MessageQueued | QueueEdited | PolicyChanged | Forked, screen
         case Forked():
             said = screen.say("event_forked", parent=event.parent, at=event.at)
             return said + (screen.say("event_forked_edited", edited=event.edited) if event.edited else ""), ""
+        case Imported():
+            return _imported(event, screen), "strong"
         case _:
             assert_never(event)
+
+
+def _imported(event: Imported, screen: Screen) -> str:
+    said = screen.say("event_imported", source=event.source, origin=_text(event.origin), count=event.messages)
+    left = ", ".join(f"{count} {what}" for what, count in (event.left_out or {}).items())
+    return said + (screen.say("event_imported_left", left=_text(left)) if left else "")
 
 
 def _queue_edited(event: QueueEdited, screen: Screen) -> str:

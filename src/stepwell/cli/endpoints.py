@@ -14,6 +14,7 @@ from stepwell.cli.screen import Screen, short
 from stepwell.config import OFFLINE, Config, ModelSettings
 from stepwell.errors import ConfigError, DataInUse
 from stepwell.store.lock import FolderLock
+from stepwell.wiring.parts import make_model
 
 SECONDS = 5.0
 """How long an endpoint may take to answer."""
@@ -62,11 +63,22 @@ async def _model(session: aiohttp.ClientSession, config: Config, name: str, scre
         key = config.api_key(settings)
     except ConfigError as error:
         return Finding(label, "bad", str(error), f"export {settings.api_key_env}=…")
+    if settings.kind != "openai":
+        return await _built(settings, name, key, label)
     try:
         return await _ask(session, settings, settings.model or name, key, label, screen)
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         cause = short(str(error), 300) or type(error).__name__
         return Finding(label, "bad", f"{_place(settings)}: {cause}", screen.say("doctor_endpoint_remedy", name=name))
+
+
+async def _built(settings: ModelSettings, name: str, key: str, label: str) -> Finding:
+    """Tell whether a model that has no list of models to ask for can be made at all."""
+    try:
+        await make_model(name, settings, key).close()
+    except ConfigError as error:
+        return Finding(label, "bad", str(error))
+    return Finding(label, "ok", f"{settings.kind}, {settings.model or name}")
 
 
 async def _ask(

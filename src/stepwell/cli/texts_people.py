@@ -98,6 +98,11 @@ PEOPLE = MappingProxyType(
             "此调用被中断，不知道是否已经生效。如何处理？",
         ),
         "asked_repetition": ("The agent goes in circles. May it go on?", "智能体在重复同样的步骤。是否继续？"),
+        "asked_result": (
+            "The program that began this run is to carry out this call. What came of it?",
+            "此调用应由发起本次运行的程序执行。结果如何？",
+        ),
+        "asked_elicitation": ("A running tool asks:", "正在运行的工具提问："),
         "asked_confirm": ("Is that meant?", "确定吗？"),
         "asked_reason": ("because: {reason}", "原因：{reason}"),
         "asked_form": ("fields: {form}", "字段：{form}"),
@@ -116,6 +121,14 @@ PEOPLE = MappingProxyType(
             "retry：重新执行；done [结果]：已经完成；skip：跳过",
         ),
         "keys_repetition": ("continue or stop", "continue（继续）或 stop（停止）"),
+        "keys_result": (
+            "done [result]: so it went; skip [why]: it did not",
+            "done [结果]：已执行；skip [原因]：未执行",
+        ),
+        "keys_elicitation": (
+            "answer with a JSON object for the form, or deny",
+            "用表单的 JSON 对象答复，或输入 deny 拒绝",
+        ),
         "keys_confirm": ("y or n", "y 或 n"),
         "no_questions": ("Nothing is asked.", "没有待答复的问题。"),
         "answer_with": ("decide with: {command}", "用此命令答复：{command}"),

@@ -34,11 +34,13 @@ class Verdict(NamedTuple):
         events: What is recorded for it.
         run: The call that is started then; None for none.
         probe: The outside is asked first whether it happened.
+        result: What the client that carried it out says came of it.
     """
 
     events: tuple[Stored, ...] = ()
     run: Prepared | None = None
     probe: bool = False
+    result: ToolResult | None = None
 
 
 WAITS = Verdict()
@@ -113,6 +115,8 @@ def _approved(log: Log, run: RunState, tool: Tool, each: OpenCall, rule: Rule | 
 def _inquired(log: Log, run: RunState, each: OpenCall, tool: Asking, arguments: dict[str, Any]) -> Verdict:
     """Return what becomes of a call that is a question to a person."""
     asked, language = each.asked, run.spec.language
+    if asked is not None and asked.event.kind == "result":
+        return WAITS if asked.answer is None else Verdict(result=_sent(asked.answer, language))
     if asked is not None and asked.answer is None:
         if run.spec.people or not all(map(_is_asking, run.unanswered())):
             return WAITS  # somebody may be quicker than the other calls, even where nobody has to be there
@@ -124,7 +128,7 @@ def _inquired(log: Log, run: RunState, each: OpenCall, tool: Asking, arguments: 
     except ToolError as error:
         return Verdict((ToolEnded(each.call.id, clean(str(error)), "invalid"),))
     asks = Asked(
-        "question",
+        inquiry.kind,
         each.call.id,
         inquiry.text,
         choices=inquiry.choices,
@@ -134,6 +138,13 @@ def _inquired(log: Log, run: RunState, each: OpenCall, tool: Asking, arguments: 
     )
     started = () if each.started else (ToolStarted(each.call.id, each.call.name),)
     return Verdict((*started, asks))
+
+
+def _sent(answer: Answered, language: str) -> ToolResult:
+    """Return the result of a call that the client carried out, or did not."""
+    if answer.decision == "done":
+        return ToolResult(clean(answer.text))
+    return ToolResult(clean(answer.text) or words("not_carried_out", language), "failed")
 
 
 def _is_asking(each: OpenCall) -> bool:

@@ -6,8 +6,10 @@ is made from the fold, going on after a crash is the same call.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
+from stepwell.engines.unconcluded import in_time, last_words, states
 from stepwell.engines.words import words
 from stepwell.events import (
     Answered,
@@ -25,8 +27,12 @@ from stepwell.events import (
 )
 from stepwell.log import Log
 from stepwell.messages import Message
-from stepwell.running import RunState
+from stepwell.running import OpenCall, RunState
 from stepwell.state import parent_of
+from stepwell.tools.bounds import shortened
+
+LONGEST_STATED = 4000
+"""Characters of what a delegated task stated that stand in the result of its call."""
 
 
 class Engine(Protocol):
@@ -65,7 +71,8 @@ async def close(log: Log, reason: EndReason, cause: str, detail: str) -> None:
 
     The agents inside it are closed first, the deepest of them before all others. Calls without a result get one that
     says so, so that the history stays valid for the next turn. Open questions of the run are taken back; those that a
-    run with the cause `question` leaves behind stay open, and its last words stand in the conversation.
+    run with the cause `question` leaves behind stay open, and its last words stand in the conversation. Where the time
+    is over (the cause `seconds`), tasks are closed with what is there, and a run that has a task says it last.
 
     Args:
         log: The run's log; nothing happens without an open run.
@@ -76,21 +83,26 @@ async def close(log: Log, reason: EndReason, cause: str, detail: str) -> None:
     run = log.state.run
     if run is None or log.path:
         return
+    late, kept = cause == "seconds" and states(run.spec), cause == "question"
     if log.whole.agents:
-        await close_inside(log, cause, detail, keep=cause == "question")
-    taken = _taken_back(log, run.seq, keep=cause == "question") if log.whole.questions else ()
-    said = [MessageAdded(Message("assistant", detail), "engine")] if cause == "question" else []
+        await close_inside(log, cause, detail, keep=kept, state=late)
+    taken: Sequence[Stored] = _taken_back(log, run.seq, keep=kept) if log.whole.questions else ()
+    said: list[Stored] = [MessageAdded(Message("assistant", detail), "engine")] if kept else []
+    if late:
+        await _cut_off(log, taken)
+        taken, said = (), last_words(log, detail)
     await log.record(*taken, *ends(log), *said, RunEnded(reason, cause, detail), durable=True)
 
 
-async def close_inside(log: Log, cause: str, detail: str, *, keep: bool = False) -> None:
-    """Close the tasks of all agents that work for the agent of this log, the deepest first; each in one append.
+async def close_inside(log: Log, cause: str, detail: str, *, keep: bool = False, state: bool = False) -> None:
+    """Close the tasks of all agents that work for the agent of this log, the deepest first; each at once.
 
     Args:
         log: Whose helpers are closed; its own brackets stay as they are.
         cause: A stable word for the cause.
         detail: The cause in words.
         keep: What they wanted to know from people stays open, for a later answer.
+        state: Each is closed with what is there in place of its conclusion.
     """
     inside = f"{log.path}/" if log.path else ""
     paths = [path for path in log.whole.agents if path.startswith(inside) and path != log.path]
@@ -98,10 +110,21 @@ async def close_inside(log: Log, cause: str, detail: str, *, keep: bool = False)
         agent = log.at(path)
         run = agent.state.run
         assert run is not None
-        taken = _taken_back(agent, run.seq, keep=keep)
+        taken: Sequence[Stored] = _taken_back(agent, run.seq, keep=keep)
         if log.path:  # else nobody is left to be told
             await pass_on(agent)
-        await agent.record(*taken, *ends(agent), TaskEnded("cancelled", cause=cause, detail=detail))
+        conclusion = None
+        if state:
+            await _cut_off(agent, taken)
+            taken, conclusion = (), in_time(agent, detail)
+        await agent.record(*taken, *ends(agent), TaskEnded("cancelled", conclusion, cause, detail))
+
+
+async def _cut_off(log: Log, taken: Sequence[Stored]) -> None:
+    """End the questions, calls and reply that are open; the step stays open, so that what followed it is known."""
+    cut = [each for each in ends(log) if isinstance(each, MessageEnded | ToolEnded)]
+    if taken or cut:
+        await log.record(*taken, *cut)
 
 
 async def pass_on(log: Log) -> None:
@@ -141,9 +164,17 @@ def cancelled_calls(run: RunState, text: str) -> list[ToolEnded]:
     language = run.spec.language
     plain, threaded = words(text, language), f"{words(text, language)} {words('may_still_finish', language)}"
     return [
-        ToolEnded(each.call.id, threaded if each.started and each.threaded else plain, "cancelled")
+        ToolEnded(each.call.id, f"{threaded if each.started and each.threaded else plain}{_came_to(each)}", "cancelled")
         for each in run.unanswered()
     ]
+
+
+def _came_to(each: OpenCall) -> str:
+    """Return what a delegated task stated when it was closed; empty for nothing."""
+    task = each.task
+    if task is None or task.status != "cancelled" or task.conclusion is None:
+        return ""
+    return f"\n\n{shortened(task.conclusion.reply, LONGEST_STATED, '')}"
 
 
 def _taken_back(log: Log, since: int, *, keep: bool) -> list[Stored]:

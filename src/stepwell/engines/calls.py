@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 from stepwell.agent.base import BaseAgent
 from stepwell.engines.approvals import Verdict, ended, judge, unknown_outcome
 from stepwell.engines.delegating import Assemble, Delegate, Parts, carry, delegates, proposed
+from stepwell.engines.inquiring import inquire, withdrawn
 from stepwell.engines.turns import paused
 from stepwell.errors import ToolError
 from stepwell.events import Stored, ToolEnded, ToolProgress, ToolStarted
@@ -124,8 +126,13 @@ class _Flight:
         events: list[Stored] = []
         new: list[ToolStarted] = []
         durable = False
+        blobs: dict[str, bytes] = {}
         for each, verdict in verdicts:
             events += verdict.events
+            if verdict.result is not None:
+                result = self._bounded(each, verdict.result)
+                events.append(ended(each, result))
+                blobs |= result.blobs
             if verdict.run is None:
                 continue
             ready.append((each, verdict))
@@ -135,7 +142,7 @@ class _Flight:
                 durable = durable or verdict.run.tool.effect != "pure"
         if events or new:
             self.did = True
-            await self.log.record(*events, *new, durable=durable)
+            await self.log.record(*events, *new, durable=durable, blobs=blobs)
         return ready
 
     async def _judged(self) -> Ready:
@@ -175,6 +182,13 @@ class _Flight:
         busy = sum(bool(each.started) for agent in others if agent.run for each in agent.run.unanswered())
         allowed = run.unanswered()[: max(0, limit - run.spent.tool_calls - busy)]
         return [each for each in self._idle(run) if each.started or each in allowed]
+
+    def _bounded(self, each: OpenCall, result: ToolResult) -> ToolResult:
+        """Return the result of a client's tool as the model can be told it."""
+        run, tool = self.log.state.run, self.toolbox.get(each.call.name)
+        assert run is not None
+        room = self.agent.result_room(run)
+        return bound(result, room if tool is None else min(tool.output_limit, room))
 
     def _started(self, each: OpenCall, prepared: Prepared) -> ToolStarted:
         tool = self.toolbox.get(each.call.name) or prepared.tool
@@ -234,6 +248,8 @@ class _Flight:
         if self.parts is not None and self._delegates(each):
             await self._carry_on(each, self.parts, verdict.run.tool.output_limit)
             return
+        if asked := withdrawn(self.log, each.call.id):  # by an attempt that was cut off
+            await self.log.record(*asked)
         context = self._context(run, each)
         result: ToolResult | None = None
         if verdict.probe:
@@ -251,7 +267,7 @@ class _Flight:
         run = self.log.state.run
         opened = run.calls.get(each.call.id) if run is not None else None
         if opened is not None and opened.ended is None and opened.started == each.started:
-            await self.log.record(event, blobs=blobs)
+            await self.log.record(*withdrawn(self.log, each.call.id), event, blobs=blobs)
 
     async def _carry_on(self, each: OpenCall, parts: Parts, most: int) -> None:
         """Carry the task on that a call gave to another agent; its end is the call's."""
@@ -280,6 +296,7 @@ class _Flight:
             key=f"{log.thread}.{each.started}",
             progress=tell,
             complete=self.complete,
+            ask=partial(inquire, log, id),
             archive=log,
             room=self.agent.result_room(run),
         )

@@ -9,6 +9,8 @@ import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 
+import msgspec
+
 from stepwell.agent.asking import Asked
 from stepwell.agent.base import BaseAgent
 from stepwell.agent.options import AgentOptions
@@ -21,6 +23,7 @@ from stepwell.errors import ContextFull, LimitReached, ReplyMisfit
 from stepwell.events import EndReason
 from stepwell.log import Log
 from stepwell.messages import Message
+from stepwell.models.base import Settings
 from stepwell.running import RunState
 from stepwell.tools.base import Complete, Toolbox
 
@@ -130,7 +133,7 @@ class ChatEngine:
     async def _ask_model(self, agent: BaseAgent, run: RunState) -> None:
         fault = self._misfit(run)
         if fault is None or run.reply is None or self._output is None:
-            asked = await agent.ask((), self._output)
+            asked = await agent.ask((), self._output, settings=_forced(agent.settings, run))
             if asked.message.calls:
                 await agent.setup_summaries()
             return
@@ -163,6 +166,12 @@ class ChatEngine:
             return "failed", "malformed_tool_call", words("malformed_tool_call", language, limit=run.malformed)
         limit = limit_reached(log)
         return None if limit is None else ("limit", *limit)
+
+
+def _forced(settings: Settings, run: RunState) -> Settings | None:
+    """Return how the first reply is made where something must be called in it; None for how all are."""
+    choice = run.spec.tool_choice
+    return msgspec.structs.replace(settings, tool_choice=choice) if choice and not run.kept else None
 
 
 def _passes(agent: BaseAgent, kind: str) -> bool:

@@ -17,6 +17,7 @@ from stepwell.agent.replies import Fault, validate
 from stepwell.agent.task_agents import PlanAgent, ToolAgent
 from stepwell.contexts import TaskConclusion
 from stepwell.engines.base import close, close_inside, ends, pass_on
+from stepwell.engines.unconcluded import answered
 from stepwell.engines.words import words
 from stepwell.errors import ReplyMisfit
 from stepwell.events import (
@@ -34,7 +35,6 @@ from stepwell.events import (
 )
 from stepwell.log import Log
 from stepwell.messages import Message, clean
-from stepwell.plans import Task
 from stepwell.running import OpenCall, RunState
 
 LOOKED_BACK = 100
@@ -63,23 +63,6 @@ def failed(agent: ToolAgent | PlanAgent, run: RunState) -> Over | None:
     if failure.kind == "overflow" and agent.may_learn():
         return None
     return Over("failed", failure.kind, words("model_failed", run.spec.language, detail=failure.detail))
-
-
-def request_of(log: Log) -> tuple[Task, int]:
-    """Return the task of the agent of a log and the number of the event that it comes from.
-
-    A run's own agent has it from the first message that its run was given; what is said later steers the run.
-    """
-    run = log.state.run
-    assert run is not None
-    said = [(message.content, seq) for message, seq in log.state.history.entries() if message.role == "user"]
-    newest = said[-1] if said else ("", run.seq)
-    text, seq = next((each for each in said if each[1] > run.seq), newest)
-    if run.task is not None:
-        return run.task, seq
-    line = " ".join(text[:400].split())
-    name = line if len(line) <= 80 else line[:79] + "…"
-    return Task(id="1", name=name or "-", goal=text or "-"), seq
 
 
 async def conclude(log: Log, agent: ToolAgent | PlanAgent, task: str, overview: str) -> TaskConclusion | bool:
@@ -186,21 +169,6 @@ async def finish(log: Log, conclusion: TaskConclusion, over: Over | None = None,
         known = conclusion in log.state.longterm.past_tasks[-1:]
         await log.record(*closed, *(() if known else (LongTermUpdated(past_task=conclusion),)), said)
     await close(log, reason, cause, detail)
-
-
-def answered(log: Log) -> bool:
-    """Tell whether a run's last answer stands already: a process stopped between it and the end of the run."""
-    run, transcript = log.state.run, log.state.transcript
-    if run is None or log.path or run.unheard:
-        return False
-    since, said = max(run.seq, run.step), run.reply.content if run.reply is not None else ""
-    for at in range(len(transcript) - 1, -1, -1):
-        message = transcript[at]
-        if transcript.seqs[at] <= since:
-            return False
-        if message.role == "assistant":
-            return not message.calls and message.content != said
-    return False
 
 
 def own_call(each: OpenCall, text: str, *between: Stored) -> list[Stored]:

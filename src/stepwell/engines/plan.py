@@ -22,12 +22,13 @@ from stepwell.agent.options import AgentOptions
 from stepwell.agent.task_agents import ANSWER, GENERATE, PlanAgent
 from stepwell.contexts import TaskConclusion
 from stepwell.engines.base import Engine, close, wait
-from stepwell.engines.concluding import Over, answered, conclude, failed, finish, own_call, received, request_of
+from stepwell.engines.concluding import Over, conclude, failed, finish, own_call, received
 from stepwell.engines.planning import Answer, Subtasks, Unfit, first_plan, overview, read, standing, task_text
 from stepwell.engines.react import digest_of, spoke_only
 from stepwell.engines.rectifying import Rectification, begin, news, opened, operated, spoken
 from stepwell.engines.task_words import told
 from stepwell.engines.turns import limit_reached, paused, put_off, settle
+from stepwell.engines.unconcluded import answered, of_plan, request_of
 from stepwell.engines.words import words
 from stepwell.errors import ContextFull, LimitReached, StoreError
 from stepwell.events import (
@@ -134,7 +135,7 @@ class PlanEngine:
             await finish(log, found, over if run.unheard else None)
             return False
         worth = over.reason == "limit" or run.plan is not None
-        await finish(log, _unconcluded(log, run, over), over, tell=worth)
+        await finish(log, of_plan(run, over.detail), over, tell=worth)
         return False
 
     async def _ended(self, log: Log, run: RunState, over: Over) -> None:
@@ -422,10 +423,3 @@ def _reasons(log: Log, run: RunState, plan: Plan, now: Rectification) -> str:
     if now.note:
         reasons.append(now.note)
     return "\n".join(reasons)
-
-
-def _unconcluded(log: Log, run: RunState, over: Over) -> TaskConclusion:
-    """Return the conclusion of a plan that was ended by something else."""
-    if run.plan is not None:
-        return standing(run.plan, over.detail, run.spec.language)
-    return TaskConclusion(summary=over.detail, status="failure", reply=over.detail)

@@ -20,20 +20,21 @@ from functools import lru_cache
 from stepwell import prompts
 from stepwell.agent.options import AgentOptions
 from stepwell.agent.task_agents import ANSWER, GENERATE, OPERATION, SUBMIT, ToolAgent
-from stepwell.contexts import FailureGoal, TaskConclusion
+from stepwell.contexts import TaskConclusion
 from stepwell.engines.base import close, wait
 from stepwell.engines.calls import Calls
-from stepwell.engines.concluding import Over, answered, conclude, failed, finish, own_call, received, request_of
+from stepwell.engines.concluding import Over, conclude, failed, finish, own_call, received
 from stepwell.engines.planning import Unfit, overview, submission_of, task_text
 from stepwell.engines.task_words import TASK_WORDS, told
 from stepwell.engines.turns import limit_reached, paused, put_off, repetition, repetition_words, settle
+from stepwell.engines.unconcluded import STATED, accepted, answered, of_submission, of_task, request_of
 from stepwell.engines.words import words
 from stepwell.errors import ContextFull, LimitReached
 from stepwell.events import MessageAdded, StepEnded, Stored, TaskSubmitted, ToolEnded
 from stepwell.log import Log
 from stepwell.messages import Message, ToolSpec, ToolSpecs
 from stepwell.plans import TaskSubmission
-from stepwell.running import OpenCall, RunState
+from stepwell.running import RunState
 from stepwell.specs import TaskOptions
 from stepwell.state import parent_of
 from stepwell.tools.base import Toolbox
@@ -44,7 +45,7 @@ MOST_TEXTS = 3
 
 def constants() -> dict[str, str]:
     """Return what decides how tasks go besides the log, by name; replay compares it with the run's own."""
-    return {"react.texts": str(MOST_TEXTS), "react.prompts": digest_of("task", "conclusion")}
+    return {"react.texts": str(MOST_TEXTS), "react.prompts": digest_of("task", "conclusion"), STATED: "1"}
 
 
 @lru_cache(maxsize=8)
@@ -119,9 +120,9 @@ class ReactEngine:
         return self._agent
 
     async def _decide(self, log: Log, agent: ToolAgent, run: RunState) -> bool:
-        accepted = _accepted(run) if run.kept else None
-        if accepted is not None and run.submission is None and not run.unheard and not run.unanswered():
-            await _submit(log, run, submission_of(accepted.call))
+        counts = accepted(run) if run.kept else None
+        if counts is not None and run.submission is None and not run.unheard and not run.unanswered():
+            await _submit(log, run, submission_of(counts.call))
             return True
         over = failed(agent, run) or _limited(log)
         if over is not None:
@@ -157,7 +158,7 @@ class ReactEngine:
         found = await conclude(log, agent, task_text(task), overview(plan) if plan is not None else "-")
         if found is True or log.whole.seq != seen:  # while the log was read, something may have happened
             return True
-        await finish(log, _of_submission(task.goal, submission, run.spec.language) if found is False else found)
+        await finish(log, of_submission(task.goal, submission, run.spec.language) if found is False else found)
         return False
 
     async def _answer(self, log: Log, agent: ToolAgent, run: RunState) -> bool:
@@ -245,19 +246,13 @@ async def _stop(log: Log, run: RunState, over: Over, conclusion: TaskConclusion 
     if conclusion is not None:
         await finish(log, conclusion, over if run.unheard else None)
         return
-    worth = over.reason == "limit" or run.submission is not None or _accepted(run) is not None
-    await finish(log, _unconcluded(log, run, over), over, tell=worth)
+    worth = over.reason == "limit" or run.submission is not None or accepted(run) is not None
+    await finish(log, of_task(log, run, over.detail), over, tell=worth)
 
 
 async def _submit(log: Log, run: RunState, submission: TaskSubmission) -> None:
     """Record the end of the work; an open step then is that of the conclusion."""
     await log.record(*((StepEnded(),) if run.step else ()), TaskSubmitted(submission))
-
-
-def _accepted(run: RunState) -> OpenCall | None:
-    """Return the submission of the newest reply that counts, or None."""
-    calls = (each for each in run.calls.values() if each.call.name == SUBMIT.name)
-    return next((each for each in calls if each.ended is not None and each.ended.status == "ok"), None)
 
 
 def _submissions(run: RunState) -> list[Stored]:
@@ -284,9 +279,9 @@ def _submissions(run: RunState) -> list[Stored]:
 
 def _chain_over(run: RunState, most: int) -> TaskSubmission:
     said = run.reply.content.strip() if run.reply is not None else ""
-    accepted = _accepted(run)
-    if accepted is not None:
-        return submission_of(accepted.call)
+    counts = accepted(run)
+    if counts is not None:
+        return submission_of(counts.call)
     text = told("chain_over", run.spec.language, limit=most)
     return TaskSubmission(submit_type="max_tool_call", result=f"{text}\n\n{said}" if said else text)
 
@@ -307,28 +302,3 @@ def _notices(log: Log, notice: str) -> int:
         elif message.role != "assistant" or message.calls:
             break
     return count
-
-
-def _of_submission(goal: str, submission: TaskSubmission, language: str) -> TaskConclusion:
-    """Return the conclusion of a task whose model gave none: what it was submitted with."""
-    result = submission.result or told("given_up", language)
-    if submission.submit_type == "success":
-        return TaskConclusion(summary=result, status="success", reached_goals=(goal,), reply=result)
-    reason = told("unconcluded", language)
-    return TaskConclusion(
-        summary=result, status="failure", failed_goals=(FailureGoal(goal=goal, reason=reason),), reply=result
-    )
-
-
-def _unconcluded(log: Log, run: RunState, over: Over) -> TaskConclusion:
-    """Return the conclusion of a task that was ended by something else."""
-    goal, language = request_of(log)[0].goal, run.spec.language
-    accepted = _accepted(run)
-    submission = run.submission or (submission_of(accepted.call) if accepted is not None else None)
-    if submission is not None:
-        return _of_submission(goal, submission, language)
-    said = run.reply.content.strip() if run.reply is not None else ""
-    last = told("last_said", language, text=said) if said else ""
-    text = "\n\n".join(filter(None, (over.detail, last)))
-    failure = FailureGoal(goal=goal, reason=over.detail)
-    return TaskConclusion(summary=text, status="failure", failed_goals=(failure,), reply=text)

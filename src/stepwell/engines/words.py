@@ -93,6 +93,10 @@ WORDS = MappingProxyType(
             "The question was put to a person. The answer comes later, in a further turn.",
             "问题已转交给人，答案将在之后的对话中给出。",
         ),
+        "not_carried_out": (
+            "The client did not carry out this call and gave no reason.",
+            "客户端没有执行此调用，也没有说明原因。",
+        ),
         "question_kept": (
             "I cannot go on without an answer from a person. Answer with the command below each question.\n\n{detail}",
             "我需要有人回答以下问题才能继续。请使用每个问题下方的命令作答。\n\n{detail}",

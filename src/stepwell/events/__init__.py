@@ -42,6 +42,7 @@ from stepwell.events.people import (
 )
 from stepwell.events.runs import (
     CallDelta,
+    Imported,
     MessageAdded,
     MessageEnded,
     MessageStarted,
@@ -74,6 +75,7 @@ __all__ = [
     "Event",
     "Forked",
     "HistoryCleared",
+    "Imported",
     "LongTermUpdated",
     "MessageAdded",
     "MessageEnded",
@@ -165,6 +167,7 @@ Stored = (
     | TaskSubmitted
     | TaskEnded
     | Forked
+    | Imported
 )
 Transient = TextDelta | ThinkingDelta | CallDelta | ToolProgress
 

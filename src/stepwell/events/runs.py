@@ -65,6 +65,24 @@ class MessageAdded(Event, frozen=True, gc=False, tag="message_added"):
     source: Literal["user", "history", "engine"] = "user"
 
 
+class Imported(Event, frozen=True, gc=False, tag="imported"):
+    """Messages of a conversation follow that took place elsewhere: data from outside, of which nothing happened here.
+
+    Args:
+        source: The format that it was read from, such as `chatgpt`.
+        origin: Its id there, by which it is known when it comes again.
+        messages: How many follow.
+        digest: SHA-256 of all of its messages so far, 64 hexadecimal digits.
+        left_out: How much of what was left out, by a word such as `system`; None for nothing.
+    """
+
+    source: str
+    origin: str
+    messages: int
+    digest: str
+    left_out: dict[str, int] | None = None
+
+
 class StepStarted(Event, frozen=True, gc=False, tag="step_started"):
     """A step began: one request to the model.
 

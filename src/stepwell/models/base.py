@@ -68,6 +68,7 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         stop: Set on the last delta and only there.
         raw: On the last delta of a dialect, the reply as the model wrote it.
         unmarked: On the last delta of a dialect: the reply followed no form, its thinking is its answer.
+        signed: On the last delta, the reply in the form in which its vendor wants it back, as JSON text.
     """
 
     text: str = ""
@@ -78,6 +79,7 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     stop: StopReason | None = None
     raw: str = ""
     unmarked: bool = False
+    signed: str = ""
 
 
 class ModelProfile(msgspec.Struct, frozen=True, kw_only=True):

@@ -42,10 +42,25 @@ class ToolInfo(msgspec.Struct, frozen=True):
     effect: Effect
 
 
+class AgentInfo(msgspec.Struct, frozen=True):
+    """What clients may know of an agent.
+
+    Args:
+        name: Its name in the settings; `default` for the one that answers where a request names none.
+        description: What it is for.
+        model: Name of its model in the settings.
+    """
+
+    name: str
+    description: str
+    model: str
+
+
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
     """What a request asks of its run; empty values leave it to the settings.
 
     Args:
+        agent: Name of an agent of the settings; empty for the default one.
         text: The message; its language decides where the settings say `auto`.
         model: Name of a model in the settings.
         any_model: Send an unknown `model` to the default endpoint under that name instead of refusing it.
@@ -54,6 +69,9 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
         language: `en` or `zh`.
         system: The system message; None for the settings'.
         tools: Names of tools; None for the settings'.
+        client_tools: Tools that the client carries out; see `specs.RunSpec`.
+        tool_choice: What the first reply must call; see `specs.RunSpec`.
+        sampling: Further fields of each request to the model.
         temperature: 0.0 to 2.0.
         max_tokens: Longest reply in tokens.
         limits: What the run may use; None for the settings'.
@@ -65,6 +83,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
         key: Whose account the run's spending is on: the id of an API key.
     """
 
+    agent: str = ""
     text: str = ""
     model: str = ""
     any_model: bool = False
@@ -73,6 +92,9 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     language: str = ""
     system: str | None = None
     tools: Sequence[str] | None = None
+    client_tools: tuple[ToolSpec, ...] = ()
+    tool_choice: str = ""
+    sampling: dict[str, Any] = {}
     temperature: float | None = None
     max_tokens: int | None = None
     limits: Limits | None = None
@@ -91,6 +113,10 @@ class Catalog(Protocol):
         """Return the models, the default first."""
         ...
 
+    def agents(self) -> list[AgentInfo]:
+        """Return the agents, the default first."""
+        ...
+
     def tools(self) -> list[ToolInfo]:
         """Return the tools that are switched on, in order."""
         ...
@@ -99,7 +125,8 @@ class Catalog(Protocol):
         """Return how a run should go.
 
         Raises:
-            InputError: The wish names a model, tool, dialect or prompt that is not there.
+            InputError: The wish names an agent, model, tool, dialect or prompt that is not there, or brings a tool that
+                no model could be told of.
         """
         ...
 

@@ -337,7 +337,7 @@ def _edited(recorded: Recorded, edit: Edit) -> Recorded:
 def _said(message: Message, content: str) -> Message:
     if not content.strip() and not message.calls and not message.images:
         raise InputError("The message is empty.", "edit.content")
-    return msgspec.structs.replace(message, content=content, raw="", unmarked=False)
+    return msgspec.structs.replace(message, content=content, raw="", unmarked=False, signed="")
 
 
 def _called(message: Message, id: str, arguments: str) -> Message:
@@ -354,4 +354,4 @@ def _called(message: Message, id: str, arguments: str) -> Message:
     calls = tuple(
         msgspec.structs.replace(call, arguments=arguments) if call.id == chosen else call for call in message.calls
     )
-    return msgspec.structs.replace(message, calls=calls, raw="", unmarked=False)
+    return msgspec.structs.replace(message, calls=calls, raw="", unmarked=False, signed="")

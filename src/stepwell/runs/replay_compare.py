@@ -15,6 +15,7 @@ from stepwell.events import (
     Asked,
     CancelRequested,
     Forked,
+    Imported,
     LongTermUpdated,
     MessageAdded,
     MessageEnded,
@@ -43,6 +44,7 @@ from stepwell.events import (
 Kind = Literal["version", "request", "event", "model", "tool"]
 
 INPUTS = (
+    Imported,
     TitleChanged,
     CancelRequested,
     SummaryStarted,
@@ -117,6 +119,8 @@ def is_input(event: Stored | Unknown) -> bool:
     """Tell whether an event came from outside the engine and changes none of its work in hand."""
     if isinstance(event, MessageAdded):
         return event.source != "engine"
+    if isinstance(event, Asked):
+        return event.kind == "elicitation"  # no tool runs that could ask
     if isinstance(event, LongTermUpdated):
         return event.pinned is not None or event.unpinned is not None
     if isinstance(event, Steered):

@@ -13,12 +13,16 @@ from types import MappingProxyType
 from typing import Any, Literal, NoReturn
 
 from stepwell.engines.base import close
+from stepwell.engines.unconcluded import is_last_word
+from stepwell.engines.words import words
 from stepwell.errors import ToolError
 from stepwell.events import (
     Answered,
     Asked,
     EndReason,
     Forked,
+    LongTermUpdated,
+    MessageAdded,
     MessageEnded,
     MessageStarted,
     PauseRequested,
@@ -229,6 +233,8 @@ class ReplayLog:
                     left.add(path)
                 case SummaryEnded() | Answered(decision="cancelled"):
                     continue
+                case LongTermUpdated() | MessageAdded() as said if self._is_last_word(said):
+                    continue
                 case RunEnded() as end if end.cause in ("cancelled", "seconds", *FAULTS):
                     return end
                 case Forked() if at > self._at and (cause := self._half_closed(at)):
@@ -236,6 +242,13 @@ class ReplayLog:
                 case _:
                     return None
         return None
+
+    def _is_last_word(self, event: Stored | Unknown) -> bool:
+        run = self.state.run
+        seconds = run.spec.limits.seconds if run is not None else None
+        if run is None or seconds is None:
+            return False
+        return is_last_word(event, words("seconds", run.spec.language, limit=seconds))
 
     def _half_closed(self, upto: int) -> str:
         """Return why the run was being closed when its thread was forked in the middle of that; empty for no such."""
@@ -246,6 +259,8 @@ class ReplayLog:
         seconds = run.spec.limits.seconds
         if seconds is not None and events and events[0].time >= run.started + seconds * 1000:
             causes.append("seconds")  # an engine closes nothing after that
+        if any(self._is_last_word(each.event) for each in events):
+            causes.append("seconds")
         if not run.interrupted and any(isinstance(each.event, MessageEnded) and not each.path for each in events):
             causes.append("seconds")  # else nobody cuts a reply off
         return next((cause for cause in causes if cause in ("seconds", *FAULTS)), "")

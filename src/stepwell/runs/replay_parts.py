@@ -64,9 +64,10 @@ def _delta(ended: MessageEnded) -> Delta:
     message = ended.message
     if message.raw:
         kept: tuple[StopReason, ...] = ("length", "content_filter")
-        return Delta(text=message.raw, usage=ended.usage, stop=ended.stop if ended.stop in kept else "stop")
+        stop = ended.stop if ended.stop in kept else "stop"
+        return Delta(text=message.raw, usage=ended.usage, stop=stop, signed=message.signed)
     calls = tuple(CallPart(index, call.id, call.name, call.arguments) for index, call in enumerate(message.calls))
-    return Delta(message.content, message.thinking, calls, ended.usage, stop=ended.stop)
+    return Delta(message.content, message.thinking, calls, ended.usage, stop=ended.stop, signed=message.signed)
 
 
 class ReplayToolbox(Toolbox):

@@ -47,8 +47,11 @@ class NewThread(NamedTuple):
         title: Empty: the beginning of the first message.
         history: Earlier messages to begin with.
         expires: When it may be removed, in milliseconds since 1970; 0 never.
+        id: Its id, where the client knows it before; a thread of the owner that has it is gone on with. Empty for a
+            new one.
     """
 
     title: str = ""
     history: Sequence[Message] = ()
     expires: int = 0
+    id: str = ""

@@ -15,7 +15,7 @@ import msgspec
 
 from stepwell.engines.base import Engine, close
 from stepwell.engines.words import words
-from stepwell.errors import Busy, Conflict, NotFound, StoreError
+from stepwell.errors import Busy, Conflict, InputError, NotFound, StoreError
 from stepwell.events import (
     Answered,
     CancelRequested,
@@ -104,7 +104,7 @@ class RunService(Threads):
     async def start(
         self,
         owner: str,
-        message: Message,
+        message: Message | None,
         spec: RunSpec,
         *,
         thread: str = "",
@@ -116,7 +116,7 @@ class RunService(Threads):
 
         Args:
             owner: Who asks.
-            message: What they say.
+            message: What they say; None to go on from the history of a new thread.
             spec: How the run goes.
             thread: Where; empty makes a thread.
             new: How to make it.
@@ -134,13 +134,21 @@ class RunService(Threads):
         """
 
         async def enter() -> RunRef:
-            log = await self._current(owner, thread) if thread else self._make(owner, message, new or NewThread())
-            return await self._entered(log, message, spec, policy, once, new)
+            made = new or NewThread()
+            known = thread or await self._known(owner, made.id)
+            log = await self._current(owner, known) if known else self._make(owner, message, made)
+            return await self._entered(log, message, spec, policy, once, None if known else made)
 
         return await self.do_once(owner, once, enter)
 
     async def _entered(
-        self, log: ThreadLog, message: Message, spec: RunSpec, policy: str, once: Once | None, new: NewThread | None
+        self,
+        log: ThreadLog,
+        message: Message | None,
+        spec: RunSpec,
+        policy: str,
+        once: Once | None,
+        new: NewThread | None,
     ) -> RunRef:
         try:
             ref = self._enter(log, message, spec, policy, once, new)
@@ -150,14 +158,23 @@ class RunService(Threads):
         return ref
 
     def _enter(
-        self, log: ThreadLog, message: Message, spec: RunSpec, policy: str, once: Once | None, new: NewThread | None
+        self,
+        log: ThreadLog,
+        message: Message | None,
+        spec: RunSpec,
+        policy: str,
+        once: Once | None,
+        new: NewThread | None,
     ) -> RunRef:
         """Start a run, or do with the message what the policy says."""
-        state, run, message = log.state, log.state.run, _cleaned(message)
-        if run is None and not state.queue:
-            self._begin(log, message, spec, once, new)
+        state, run = log.state, log.state.run
+        if message is None and new is None:
+            raise InputError("The thread waits for a message; send one.", "content")
+        if message is None or (run is None and not state.queue):
+            self._begin(log, message and _cleaned(message), spec, once, new)
             self._submit(log)
             return RunRef(log.thread, log.carried)
+        message = _cleaned(message)
         policy = policy or state.policy
         if policy == "reject":
             raise Busy("The thread has an open run; wait for its end or cancel it.", "thread")
@@ -189,11 +206,14 @@ class RunService(Threads):
         self._begin(log, _cleaned(message), spec, once, new)
         return log
 
-    def _begin(self, log: ThreadLog, message: Message, spec: RunSpec, once: Once | None, new: NewThread | None) -> None:
+    def _begin(
+        self, log: ThreadLog, message: Message | None, spec: RunSpec, once: Once | None, new: NewThread | None
+    ) -> None:
         history = [MessageAdded(_cleaned(each), "history") for each in (new.history if new else ())]
         log.carried = log.state.seq + len(history) + 1
         self._use_key(log, once, log.carried)
-        log.append(*history, RunStarted(spec), MessageAdded(message), again=True)
+        said = () if message is None else (MessageAdded(message),)
+        log.append(*history, RunStarted(spec), *said, again=True)
 
     def _use_key(self, log: ThreadLog, once: Once | None, seq: int) -> None:
         if once is not None:

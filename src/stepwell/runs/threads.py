@@ -249,9 +249,29 @@ class Threads:
         log.idle = self._let_go
         return log
 
-    def _make(self, owner: str, message: Message, new: NewThread) -> ThreadLog:
-        id = secrets.token_hex(16)
-        title = new.title or " ".join(message.content.split())[:TITLE]
+    async def _known(self, owner: str, id: str) -> str:
+        """Return an id that a new thread is to have if there is a thread of the owner with it; else nothing.
+
+        Raises:
+            NotFound: It is another owner's.
+        """
+        if not id:
+            return ""
+        if id in self._logs and self._logs[id].owner == owner:
+            return id
+        info = await self.store.thread(id)
+        if id in self._logs and self._logs[id].owner == owner:
+            return id  # it was made meanwhile
+        if info is None:
+            return ""
+        if info.owner != owner:
+            raise NotFound("There is no such thread.", "thread")
+        return id
+
+    def _make(self, owner: str, message: Message | None, new: NewThread) -> ThreadLog:
+        id = new.id or secrets.token_hex(16)
+        said = message or next((each for each in reversed(new.history) if each.role == "user"), None)
+        title = new.title or (" ".join(said.content.split())[:TITLE] if said is not None else "")
         log = self._log_of(id, State(), owner)
         log.make(ThreadInfo(id, owner, title, self.now(), expires=new.expires))
         return log

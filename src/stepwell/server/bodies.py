@@ -109,6 +109,17 @@ class PlanBody(Strict):
     """Whether a question that needs no plan is answered without one."""
 
 
+class ToolBody(Strict):
+    """A tool that the client carries out itself."""
+
+    name: Text
+    """1 to 64 letters, digits, `_` and `-`."""
+    description: Text = Field(default="", max_length=20_000)
+    """What it does, for the model."""
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    """A JSON schema of type `object`."""
+
+
 class MessageBody(Strict):
     """A message to the agent."""
 
@@ -120,6 +131,10 @@ class MessageBody(Strict):
     """Name of a model in the settings; empty for the default."""
     tools: list[Name] | None = Field(default=None, max_length=500)
     """Names of the tools that the agent may use; left out, all of its own."""
+    agent: Name = ""
+    """Name of an agent in the settings; empty for the default one."""
+    client_tools: list[ToolBody] = Field(default_factory=list[ToolBody], max_length=128)
+    """Tools that you carry out: each call is a question of the kind `result`, which you answer with what came of it."""
     system: Text | None = None
     """The system message; left out, the agent's own."""
     temperature: float | None = Field(default=None, ge=0, le=2)

@@ -16,7 +16,7 @@ from stepwell.agent.replies import output_of
 from stepwell.errors import ConfigError, InputError, StoreError
 from stepwell.events import MessageQueued, QueueEdited, RunStarted
 from stepwell.images import check
-from stepwell.messages import Image, Message
+from stepwell.messages import Image, Message, ToolSpec
 from stepwell.runs.catalog import Catalog, Wish
 from stepwell.runs.channel import Cursor, Item
 from stepwell.runs.requests import RunRef
@@ -166,9 +166,11 @@ def _spec(catalog: Catalog, body: MessageBody, key: str) -> RunSpec:
     spec = catalog.spec(
         Wish(
             text=body.content,
+            agent=body.agent,
             model=body.model,
             system=body.system,
             tools=body.tools,
+            client_tools=tuple(ToolSpec(each.name, each.description, each.parameters) for each in body.client_tools),
             temperature=body.temperature,
             max_tokens=body.max_tokens,
             limits=_limits(body.limits),

@@ -17,6 +17,8 @@ from stepwell.messages import clean
 MAX_CHARACTERS = 1_000_000
 MAX_DEPTH = 100
 MAX_DIGITS = 4300
+MAX_COMPARED = 100_000
+"""Parts of a schema that arguments are compared with, before it is given up: one may refer to itself in many ways."""
 PREVIEW = 800
 """Characters of the sent text that an answer to a bad call repeats at most."""
 
@@ -70,9 +72,38 @@ def check(schema: Object, value: Object) -> list[str]:
 
     It knows the keywords that decide the shape (`type`, `enum`, `const`, `properties`, `required`,
     `additionalProperties`, `items`, `anyOf`, `oneOf`, `allOf`, `$ref` into the same schema) and leaves
-    all others to the tool.
+    all others to the tool. The schema must be none that `malformed` finds fault with.
     """
-    return list(_faults(schema, value, "", schema, 0))
+    try:
+        return list(_faults(schema, value, "", _Walk(schema), 0))
+    except BadArguments as error:
+        return [str(error)]
+
+
+def malformed(schema: object, place: str = "", depth: int = 0) -> str | None:
+    """Return where a JSON schema of a stranger is none that arguments can be compared with, and why; None if it is.
+
+    Args:
+        schema: As it came.
+        place: Where it stands in the whole.
+        depth: How deep that is.
+    """
+    if isinstance(schema, bool):
+        return None
+    where = place or "the schema"
+    if not isinstance(schema, dict) or depth > MAX_DEPTH:
+        return f"{where} is nested too deep" if isinstance(schema, dict) else f"{where} is no object"
+    rules = cast(Object, schema)
+    for keyword, kind in _SHAPES.items():
+        if keyword in rules and not isinstance(rules[keyword], kind):
+            return f"{where}: `{keyword}` is {_kind(rules[keyword])}"
+    if not all(isinstance(name, str) for name in rules.get("required", ())):
+        return f"{where}: `required` holds more than names"
+    inner = [(f"{place}.{name}".lstrip("."), each) for name, each in rules.get("properties", {}).items()]
+    inner += [(f"{place}.{name}".lstrip("."), each) for name, each in rules.get("$defs", {}).items()]
+    inner += [(f"{where}: {keyword}", each) for keyword in _COMBINED for each in rules.get(keyword, ())]
+    inner += [(f"{place}[]", rules["items"])] if "items" in rules else []
+    return next((fault for name, each in inner if (fault := malformed(each, name[-200:], depth + 1))), None)
 
 
 def takes(schema: Object) -> str:
@@ -83,6 +114,34 @@ def takes(schema: Object) -> str:
         for name, each in cast(Object, schema.get("properties", {})).items()
     ]
     return f"It takes: {', '.join(fields)}." if fields else "It takes no fields."
+
+
+_COMBINED = ("anyOf", "oneOf", "allOf")
+_SHAPES: Mapping[str, type | tuple[type, ...]] = MappingProxyType(
+    {
+        "type": (str, list),
+        "enum": list,
+        "properties": dict,
+        "required": list,
+        "$ref": str,
+        "$defs": dict,
+        **dict.fromkeys(_COMBINED, list),
+    }
+)
+"""What the keywords must be, by which arguments are compared."""
+
+
+class _Walk:
+    """A comparison with one schema.
+
+    Args:
+        root: The whole of it.
+    """
+
+    __slots__ = ("left", "root")
+
+    def __init__(self, root: Object) -> None:
+        self.root, self.left = root, MAX_COMPARED
 
 
 _TOO_DEEP = f"they are nested more than {MAX_DEPTH} deep"
@@ -171,30 +230,33 @@ def _type_name(schema: object, root: Object) -> str:
     return " or ".join(map(str, cast(list[object], found))) if isinstance(found, list) else str(found)
 
 
-def _faults(schema: Any, value: object, path: str, root: Object, depth: int) -> Iterable[str]:
+def _faults(schema: Any, value: object, path: str, walk: _Walk, depth: int) -> Iterable[str]:
     # A schema may refer to itself without end; arguments are never nested this deep.
     if not isinstance(schema, dict) or depth > 2 * MAX_DEPTH:
         return
+    walk.left -= 1
+    if walk.left < 0:
+        raise BadArguments("the tool's schema is too involved to compare them with it")
     rules = cast(Object, schema)
     if isinstance(ref := rules.get("$ref"), str):
-        yield from _faults(_resolve(root, ref), value, path, root, depth + 1)
+        yield from _faults(_resolve(walk.root, ref), value, path, walk, depth + 1)
     where = f"field `{path}`" if path else "the object"
     if "type" in rules and not _has_type(value, rules["type"]):
-        yield f"{where} must be {_type_name(rules, root)}, not {_kind(value)}"
+        yield f"{where} must be {_type_name(rules, walk.root)}, not {_kind(value)}"
         return
     if "enum" in rules and value not in rules["enum"]:
         yield f"{where} must be one of {json.dumps(rules['enum'], ensure_ascii=False)[:400]}"
     if "const" in rules and value != rules["const"]:
         yield f"{where} must be {json.dumps(rules['const'], ensure_ascii=False)[:400]}"
-    yield from _combined(rules, value, path, root, depth)
+    yield from _combined(rules, value, path, walk, depth)
     if isinstance(value, dict):
-        yield from _object_faults(rules, cast(Object, value), path, root, depth)
+        yield from _object_faults(rules, cast(Object, value), path, walk, depth)
     elif isinstance(value, list) and "items" in rules:
         for index, each in enumerate(cast(list[object], value)):
-            yield from _faults(rules["items"], each, f"{path}[{index}]", root, depth + 1)
+            yield from _faults(rules["items"], each, f"{path}[{index}]", walk, depth + 1)
 
 
-def _object_faults(rules: Object, value: Object, path: str, root: Object, depth: int) -> Iterable[str]:
+def _object_faults(rules: Object, value: Object, path: str, walk: _Walk, depth: int) -> Iterable[str]:
     prefix = f"{path}." if path else ""
     properties: Object = rules.get("properties", {})
     for name in rules.get("required", ()):
@@ -202,16 +264,16 @@ def _object_faults(rules: Object, value: Object, path: str, root: Object, depth:
             yield f"missing field `{prefix}{name}`"
     for name, each in value.items():
         if name in properties:
-            yield from _faults(properties[name], each, f"{prefix}{name}", root, depth + 1)
+            yield from _faults(properties[name], each, f"{prefix}{name}", walk, depth + 1)
         elif rules.get("additionalProperties") is False:
             yield f"unknown field `{prefix}{name[:80]}`"
 
 
-def _combined(rules: Object, value: object, path: str, root: Object, depth: int) -> Iterable[str]:
+def _combined(rules: Object, value: object, path: str, walk: _Walk, depth: int) -> Iterable[str]:
     for each in rules.get("allOf", ()):
-        yield from _faults(each, value, path, root, depth + 1)
+        yield from _faults(each, value, path, walk, depth + 1)
     for keyword in ("anyOf", "oneOf"):
-        choices = [list(_faults(each, value, path, root, depth + 1)) for each in rules.get(keyword, ())]
+        choices = [list(_faults(each, value, path, walk, depth + 1)) for each in rules.get(keyword, ())]
         if choices and all(choices):
             yield min(choices, key=len)[0]
 

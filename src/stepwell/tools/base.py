@@ -17,8 +17,9 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 
 from stepwell.errors import ConfigError, ToolError
-from stepwell.events import Effect, Recorded
+from stepwell.events import Answered, Effect, Recorded
 from stepwell.messages import ToolCall, ToolSpec, ToolSpecs, clean
+from stepwell.questions import Inquiry
 from stepwell.tools.arguments import BadArguments, check, preview, read_object, takes
 from stepwell.tools.bounds import PIECE, describe
 from stepwell.tools.mark import ATTRIBUTE, Options, Probe
@@ -44,6 +45,10 @@ class Archive(Protocol):
         ...
 
 
+Ask = Callable[[Inquiry], Awaitable[Answered | None]]
+"""Asks a person and waits: what was decided, or None where nobody can be asked."""
+
+
 class ToolContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a running tool may know of its call.
 
@@ -54,6 +59,7 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         key: The same for every attempt at this call: an idempotency key for services outside.
         progress: Tells people how far the call is.
         complete: Asks the agent's model; None where there is none.
+        ask: Asks a person while the call runs, and waits; brings None where nobody can be asked.
         archive: The thread's events and big results; None where there are none to read.
         room: Characters of this call's result that the model gets; 0 where only the tool's own limit counts.
     """
@@ -64,6 +70,7 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     key: str
     progress: Callable[[str], None]
     complete: Complete | None = None
+    ask: Ask | None = None
     archive: Archive | None = None
     room: int = 0
 

@@ -21,6 +21,9 @@ WHOLE_LIMIT = 256_000_000
 PIECE = 500_000
 """Characters that are worked on at a time, so that other threads come to their turn in between."""
 
+REPLACED = "replaced_characters"
+"""Key of the details that says how many characters of a result became U+FFFD."""
+
 
 class Whole(NamedTuple):
     """A text that is longer than its bound.
@@ -41,19 +44,29 @@ def shorten(text: str, limit: int) -> Whole:
 
     Two thirds of the room go to its head. It costs a few passes over the text.
     """
+    return shorten_counting(text, limit)[0]
+
+
+def shorten_counting(text: str, limit: int) -> tuple[Whole, int]:
+    """Return the same as `shorten`, and how many characters of the text were replaced."""
     encoded: list[bytes] = []
-    digest, dirty = hashlib.sha256(), False
+    digest, dirty, count = hashlib.sha256(), False, 0
     for piece in _pieces(text):
         cleaned = clean(piece)
-        dirty = dirty or cleaned is not piece
+        dirty, count = dirty or cleaned is not piece, count + replaced(piece, cleaned)
         encoded.append(cleaned.encode())
         digest.update(encoded[-1])
     if dirty:
         text = "".join(map(bytes.decode, encoded))
     if len(text) <= limit or sum(map(len, encoded)) > WHOLE_LIMIT:
-        return Whole(shortened(text, limit, ""), b"", "")
+        return Whole(shortened(text, limit, ""), b"", ""), count
     hash = digest.hexdigest()
-    return Whole(shortened(text, limit, handle_of_blob(hash)), b"".join(encoded), hash)
+    return Whole(shortened(text, limit, handle_of_blob(hash)), b"".join(encoded), hash), count
+
+
+def replaced(text: str, cleaned: str) -> int:
+    """Return how many characters of a text became U+FFFD when it was cleaned."""
+    return 0 if cleaned is text else cleaned.count("\ufffd") - text.count("\ufffd")
 
 
 def shortened(text: str, limit: int, handle: str) -> str:

@@ -1,7 +1,7 @@
 """Runs one program to its end, with bounds on time, output, processes and memory, and leaves nothing behind.
 
-It knows nothing of sandboxes. A program that makes a session of its own escapes the signals sent here; under
-bubblewrap the kernel ends it with its namespace, without a sandbox nothing does.
+It knows nothing of sandboxes. A program that makes a session of its own escapes the signals sent to its group: under
+bubblewrap the kernel ends it with its namespace, without a sandbox it is found by its environment (`strays.py`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import contextlib
 import math
 import os
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from stepwell.tools import strays
 
 WATCH_SECONDS = 0.05
 """How often a running program's processes and memory are counted."""
@@ -24,6 +27,9 @@ TERM_SECONDS = 2.0
 """How long a program may take to end after SIGTERM before SIGKILL."""
 LINGER_SECONDS = 1.0
 """How long output may still come after the program ended."""
+SHORT_SECONDS = 1.0
+"""After a program that ended by itself before, only processes younger than it are looked at: others cannot be its own,
+for their numbers do not go round in that time unnoticed."""
 FLOOD = 64 << 20
 """A program that writes this many bytes to one of its streams is stopped."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -54,6 +60,7 @@ class Outcome(msgspec.Struct, frozen=True):
         exit_code: As a shell tells it: 128 and the signal's number where a signal ended it.
         stopped: Why it was stopped; empty when it ended by itself.
         timed_out: It was stopped because its time was over.
+        replaced: How many characters stand in stdout and stderr for bytes that are no text.
     """
 
     stdout: str
@@ -61,6 +68,7 @@ class Outcome(msgspec.Struct, frozen=True):
     exit_code: int
     stopped: str = ""
     timed_out: bool = False
+    replaced: int = 0
 
 
 class _Stream:
@@ -78,15 +86,21 @@ class _Stream:
         if len(self.tail) > 2 * self.half:
             del self.tail[: -self.half]
 
-    def text(self) -> str:
+    def text(self) -> tuple[str, int]:
+        """Return what is kept, and how many characters of it stand for bytes that are no text."""
         if self.total <= len(self.head) + len(self.tail) <= 2 * self.half:
-            return bytes(self.head + self.tail).decode("utf-8", "replace")
+            return _decoded(bytes(self.head + self.tail))
         tail = bytes(self.tail[-self.half :])
         # A character that the cut went through is left out whole.
         start = next((index for index in range(min(4, len(tail))) if tail[index] & 0xC0 != 0x80), 0)
         left_out = f"\n[... {self.total - 2 * self.half} bytes left out ...]\n"
-        head = codecs.getincrementaldecoder("utf-8")("replace").decode(bytes(self.head))
-        return head + left_out + tail[start:].decode("utf-8", "replace")
+        (before, some), (after, more) = _decoded(bytes(self.head), final=False), _decoded(tail[start:])
+        return before + left_out + after, some + more
+
+
+def _decoded(data: bytes, *, final: bool = True) -> tuple[str, int]:
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(data, final)
+    return text, text.count("\ufffd") - data.count("\ufffd".encode()) if "\ufffd" in text else 0
 
 
 class _Protocol(asyncio.SubprocessProtocol):
@@ -117,6 +131,7 @@ async def run(
     folder: Path,
     environment: Mapping[str, str],
     descriptors: Sequence[int] = (),
+    find_strays: bool = False,
 ) -> Outcome:
     """Run a program in a session of its own, with no input, and wait for its end.
 
@@ -129,22 +144,26 @@ async def run(
         folder: Where it runs.
         environment: Its whole environment.
         descriptors: File descriptors that it inherits.
+        find_strays: Kill those of its processes, too, that left its group; Linux only.
 
     Raises:
         OSError: The program cannot be started.
     """
+    token = strays.new_token() if find_strays else ""
+    if token:
+        environment = {**environment, strays.VARIABLE: token}
     starting = asyncio.ensure_future(_start(argv, bounds, folder, environment, descriptors))
     # A start cancelled half-way would kill the program that it made, but not what that has started already.
     cancelled = await _settle({starting})
     transport, protocol = starting.result()
-    group = transport.get_pid()
+    group, began = transport.get_pid(), time.monotonic()
     with contextlib.closing(transport):
         try:
             if cancelled is not None:
                 raise cancelled
             stopped = await _watch(group, protocol, bounds)
         finally:
-            await _end(group, protocol, ask=not protocol.exited.done())
+            await _end(group, protocol, not protocol.exited.done(), token, time.monotonic() - began)
     return _outcome(transport.get_returncode(), protocol, stopped)
 
 
@@ -165,8 +184,8 @@ async def _start(
 def _outcome(code: int | None, protocol: _Protocol, stopped: str) -> Outcome:
     if code is None or code < 0:
         code = 128 - (-signal.SIGKILL if code is None else code)
-    out, err = protocol.streams[1].text(), protocol.streams[2].text()
-    return Outcome(out, err, code, stopped, timed_out=stopped.startswith(_TIME))
+    (out, some), (err, more) = protocol.streams[1].text(), protocol.streams[2].text()
+    return Outcome(out, err, code, stopped, stopped.startswith(_TIME), some + more)
 
 
 _TIME = "it ran longer than"
@@ -192,13 +211,24 @@ async def _watch(group: int, protocol: _Protocol, bounds: Bounds) -> str:
             return f"it used more than {bounds.memory >> 20} MiB of memory"
 
 
-async def _end(group: int, protocol: _Protocol, ask: bool) -> None:
-    """Kill the group and wait until its leader is gone, also when the caller is cancelled meanwhile."""
-    cancelled = None
+async def _end(group: int, protocol: _Protocol, ask: bool, token: str, lasted: float) -> None:
+    """Kill the group and its strays, and wait until its leader is gone, also when the caller is cancelled meanwhile.
+
+    Args:
+        group: The group.
+        protocol: Its leader.
+        ask: It still runs, and is asked to end first.
+        token: What its strays bear; empty where they are not looked for.
+        lasted: Seconds since it was started.
+    """
+    cancelled, short = None, not ask and lasted < SHORT_SECONDS
     if ask:
         _signal(group, signal.SIGTERM)
         cancelled = await _settle({protocol.exited}, TERM_SECONDS, patient=False)
     _signal(group, signal.SIGKILL)
+    if token and not (short and not any(strays.look(token, above=group))):
+        # Looking at every process of a busy machine takes some milliseconds.
+        cancelled = await _settle({asyncio.ensure_future(asyncio.to_thread(strays.end, token))}) or cancelled
     cancelled = await _settle({protocol.exited, protocol.drained}, LINGER_SECONDS) or cancelled
     if cancelled is not None:
         raise cancelled

@@ -18,7 +18,7 @@ from stepwell.events import ToolStatus
 from stepwell.images import check as check_image
 from stepwell.images import probe
 from stepwell.messages import Image, clean
-from stepwell.tools.bounds import WHOLE_LIMIT, plain, plain_details, shorten
+from stepwell.tools.bounds import REPLACED, WHOLE_LIMIT, plain, plain_details, replaced, shorten_counting
 
 IMAGE_BYTES = 20_000_000
 """Bytes of the largest image of a tool that a model is shown (OpenAI's guide to vision)."""
@@ -63,7 +63,8 @@ class ToolResult(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         content: What the model is told.
         status: How it ended.
         images: Shown to models that see.
-        details: For people's screens; plain JSON values.
+        details: For people's screens; plain JSON values. `replaced_characters` says how many characters of the result
+            no store takes, or were no text, and became U+FFFD.
         whole: All of the result, where `content` is only a part of it: text as UTF-8, which `Toolbox.run` fills in,
             or the bytes of a `Media`.
         hash: SHA-256 of `whole`, 64 hexadecimal digits.
@@ -152,14 +153,19 @@ def _unwrapped(value: object) -> ToolResult:
 def bound(result: ToolResult, limit: int) -> ToolResult:
     """Return the result as it may be stored and told: within the limit, no NUL, no lone surrogate, plain details.
 
-    A text beyond the limit is kept whole beside what the model is told of it.
+    A text beyond the limit is kept whole beside what the model is told of it. The details say how many characters were
+    replaced, where any were.
     """
     if len(result.content) > limit:
-        content, whole, hash = shorten(result.content, limit)
+        (content, whole, hash), count = shorten_counting(result.content, limit)
         attached = result.blobs
     else:
         content, whole, hash, attached = clean(result.content), result.whole, result.hash, result.attached
         if content is result.content and result.details is None:
             return result
+        count = replaced(result.content, content)
     details = None if result.details is None else plain_details(result.details)
+    if count:
+        before = details.get(REPLACED) if details is not None else None
+        details = {**(details or {}), REPLACED: count + (before if isinstance(before, int) else 0)}
     return ToolResult(content, result.status, result.images, details, whole, hash, attached)

@@ -109,8 +109,8 @@ class Sandbox:
         )
         try:
             if self.kind == "none":
-                argv = _shell(_prelude(self.limits), command)
-                return await process.run(argv, bounds, folder=self.workspace, environment=_environment(self.workspace))
+                argv, environment = _shell(_prelude(self.limits), command), _environment(self.workspace)
+                return await process.run(argv, bounds, folder=self.workspace, environment=environment, find_strays=True)
             return await self._run_inside(command, bounds)
         except OSError as error:
             raise ToolError(f"The command could not be started: {error.strerror}.") from None

@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import msgspec
 
 from stepwell.agent.accounts import Accounts, check_money
-from stepwell.config import OFFLINE, Config, HelperSettings, ModelSettings, ThreadLimitSettings
+from stepwell.config import AgentSettings, Config, HelperSettings, ModelSettings, ThreadLimitSettings
 from stepwell.engines.base import Engine
 from stepwell.errors import ConfigError, InputError
-from stepwell.models.base import Model, ModelProfile
+from stepwell.messages import ToolSpec, ToolSpecs
+from stepwell.models.base import ModelProfile
 from stepwell.plans import Task
 from stepwell.prompts import load
-from stepwell.runs.catalog import ModelInfo, ToolInfo, Wish
+from stepwell.runs.catalog import AgentInfo, ModelInfo, ToolInfo, Wish
 from stepwell.specs import ContextSpec, EngineName, Limits, RunSpec, TaskOptions
 from stepwell.tools.base import Toolbox
+from stepwell.tools.client import ClientTool, check_client_tools
 from stepwell.wiring.engine import EngineMaker
+from stepwell.wiring.models import ConfiguredModels
 from stepwell.wiring.parts import (
     NATIVE,
     agent_options,
     check_tools,
     completer,
-    context_of,
     dialect_for,
     engine_versions,
     make_dialect,
-    make_model,
-    model_profile,
-    summarizer,
 )
 from stepwell.wiring.tools import DELEGATING, approval_rules, asking_tools, chatchat_tools, configured_tools
 
 if TYPE_CHECKING:
-    from stepwell.agent.summaries import Summaries
+    pass
 
 BOXES = 256
 """Toolboxes kept, one for each list of names that clients ask for."""
@@ -60,18 +59,16 @@ class ConfigCatalog:
     """
 
     def __init__(self, config: Config, accounts: Accounts | None = None) -> None:
-        self._config, self._options, self._accounts = config, agent_options(config), accounts
-        self._models: dict[str, Model] = {}
+        self._config, self._accounts = config, accounts
+        self._named = ConfiguredModels(config, agent_options(config))
         self._tools = {tool.spec.name: tool for tool in configured_tools(config)}
         self._asks = asking_tools(config)
         self._rules = approval_rules(config)
         self._tasks = TaskOptions(**config.tasks.model_dump())
         self._thread_limits = _given_limits(config.limits.thread)
         self._chatchat = {tool.spec.name: tool for tool in chatchat_tools(self._tools.values())}
-        self._profiles: dict[str, ModelProfile] = {}
         self._versions: dict[tuple[str, str, str, str, bool], dict[str, str]] = {}
         self._boxes: dict[tuple[str, ...], Toolbox] = {}
-        self._contexts: dict[tuple[str, int | None], ContextSpec] = {}
         self._checked: set[tuple[ContextSpec, tuple[str, ...]]] = set()
         self._check()
 
@@ -80,7 +77,7 @@ class ConfigCatalog:
         agent, old = self._config.agent, self._config.chatchat
         for name in self._config.models:
             with _at(f"models.{name}.dialect"):
-                dialect = self._info(name).dialect
+                dialect = self._named.info(name).dialect
                 if dialect:
                     make_dialect(dialect, "default", "en")
             with _at("agent.prompt"):
@@ -98,24 +95,23 @@ class ConfigCatalog:
                 raise ConfigError(f"{place}: there is no tool {', '.join(unknown)}; known: {known}")
         first = self._config.model_names[0]
         with _at(f"models.{first}.window"):
-            check_tools(self._context(first, agent.max_tokens), self.toolbox(self._tool_names(Wish())).specs)
+            check_tools(
+                self._named.context(first, agent.max_tokens),
+                self.toolbox(self._tool_names(Wish(), "chat", agent.tools)).specs,
+            )
 
     def models(self) -> list[ModelInfo]:
         """Return the models, the default first."""
-        return [self._info(name) for name in self._config.model_names]
+        return [self._named.info(name) for name in self._config.model_names]
 
-    def _info(self, name: str) -> ModelInfo:
-        settings = self._settings(name)
-        profile = self._profile(name, settings)
-        return ModelInfo(
-            name=name,
-            kind=settings.kind,
-            model=settings.model or name,
-            window=profile.window,
-            dialect=dialect_for(settings.dialect, profile),
-            images=profile.images,
-            default=name == self._config.model_names[0],
-        )
+    def agents(self) -> list[AgentInfo]:
+        """Return the agents, the default first."""
+        first = self._config.model_names[0]
+        helpers = self._config.agents.items()
+        return [
+            AgentInfo("default", "", first),
+            *(AgentInfo(name, each.description, each.model or first) for name, each in helpers),
+        ]
 
     def tools(self) -> list[ToolInfo]:
         """Return the tools that are switched on."""
@@ -123,25 +119,27 @@ class ConfigCatalog:
 
     def spec(self, wish: Wish) -> RunSpec:
         """Return how a run should go; see the port."""
-        agent = self._config.agent
-        name, model_name = self._find(wish)
-        self._model(name)  # a missing key is told now, not by the run
+        agent, wish = self._agent(wish)
+        name, model_name = self._named.find(wish)
+        self._named.model(name)  # a missing key is told now, not by the run
         language, prompt = self._language(wish), wish.prompt or agent.prompt
         engine = engine_of(wish)
-        _check_engine(engine, wish, self._settings(name))
-        tools = self._tool_names(wish, engine)
-        dialect = self._dialect(wish, name)
+        _check_engine(engine, wish, self._named.settings(name))
+        tools = self._tool_names(wish, engine, agent.tools)
+        check_client_tools(wish.client_tools, frozenset(tools))
+        dialect = self._named.dialect(wish, name)
         digests = self._versions_of(dialect, prompt, language, engine, DELEGATING in tools)
-        context = self._context(name, wish.max_tokens or agent.max_tokens)
-        self._check_tools(context, tools)
-        paid = self._profile(name, self._settings(name)) if not model_name else self._profile_of_name(model_name)
+        context = self._named.context(name, wish.max_tokens or agent.max_tokens)
+        self._check_tools(context, tools, wish.client_tools)
+        paid = self._named.profile_of_name(model_name) if model_name else self._named.profile(name)
         spec = RunSpec(
+            agent=wish.agent or "default",
             model=name,
             model_name=model_name,
             dialect=dialect,
             prompt=prompt,
             language=language,
-            system=self._system(wish, language),
+            system=self._system(wish, language, agent.system),
             tools=tools,
             temperature=agent.temperature if wish.temperature is None else wish.temperature,
             max_tokens=wish.max_tokens or agent.max_tokens,
@@ -151,13 +149,31 @@ class ConfigCatalog:
             face=wish.face,
             people=wish.people,
             engine=engine,
-            tasks=None if engine == "chat" else wish.tasks or self._tasks,
+            tasks=None if engine == "chat" else wish.tasks or self._tasks_of(wish.agent),
             key=wish.key,
             versions=digests,
             **self._bounds(wish, paid),
         )
         self._check_money(spec)
         return spec
+
+    def _agent(self, wish: Wish) -> tuple[AgentSettings, Wish]:
+        """Return the settings of the wished agent, and the wish with the agent's model where it names none."""
+        agent = self._config.agent
+        if wish.agent in ("", "default"):
+            return agent, wish
+        helper = self._config.agents.get(wish.agent)
+        if helper is None:
+            known = ", ".join(("default", *self._config.agents))
+            raise InputError(f"There is no agent {wish.agent!r}; known: {known}.", "agent")
+        own = {"system": helper.system or agent.system, "tools": agent.tools if helper.tools is None else helper.tools}
+        return agent.model_copy(update=own), msgspec.structs.replace(wish, model=wish.model or helper.model)
+
+    def _tasks_of(self, name: str) -> TaskOptions:
+        helper = self._config.agents.get(name)
+        if helper is None or helper.max_chain_length is None:
+            return self._tasks
+        return msgspec.structs.replace(self._tasks, max_chain_length=helper.max_chain_length)
 
     def delegate(self, parent: RunSpec, name: str, task: str) -> tuple[Task, RunSpec] | None:
         """Return what another agent is to do and how it goes, or None where the settings do not have the agent.
@@ -190,14 +206,13 @@ class ConfigCatalog:
         """Return what follows from an agent's having another model than the one that gives it a task."""
         if helper.model in ("", parent.model):
             return {}
-        settings = self._settings(helper.model)
-        profile = self._profile(helper.model, settings)
+        settings, profile = self._named.settings(helper.model), self._named.profile(helper.model)
         return {
             "model": helper.model,
             "model_name": "",
             "dialect": dialect_for(settings.dialect, profile),
             "prompt": self._config.agent.prompt,
-            "context": self._context(helper.model, parent.max_tokens),
+            "context": self._named.context(helper.model, parent.max_tokens),
             "prices": profile.prices,
             "max_output": profile.max_output,
         }
@@ -215,11 +230,14 @@ class ConfigCatalog:
         limits = (spec.limits, spec.thread_limits, of_key)
         if any(each is not None and each.money is not None for each in limits):
             for each in self._reached(spec):
-                check_money(each, of_key, image=self._seeing())
+                check_money(each, of_key, image=self._named.seeing())
 
     def _bounds(self, wish: Wish, paid: ModelProfile) -> dict[str, Any]:
-        """Return what a run may do by itself, and what its calls cost."""
+        """Return what the client brings, what a run may do by itself, and what its calls cost."""
         return {
+            "client_tools": wish.client_tools,
+            "tool_choice": wish.tool_choice,
+            "sampling": wish.sampling,
             "approvals": self._rules,
             "question_seconds": self._config.approvals.seconds,
             "repetitions": self._config.limits.repetitions if wish.people else 0,
@@ -235,96 +253,41 @@ class ConfigCatalog:
             account.check()
             self._check_money(spec, account.limits)
 
-    def _seeing(self) -> ModelProfile | None:
-        other = self._options.multimodal.image.model
-        return self._profile(other, self._settings(other)) if other else None
-
-    def _profile_of_name(self, model_name: str) -> ModelProfile:
-        """Return what is known of a model that is asked by another name than its settings have."""
-        from stepwell.models.profiles import profile_for
-
-        return profile_for(model_name)
-
-    def _check_tools(self, context: ContextSpec, tools: tuple[str, ...]) -> None:
-        if (context, tools) in self._checked:
+    def _check_tools(self, context: ContextSpec, tools: tuple[str, ...], client: tuple[ToolSpec, ...] = ()) -> None:
+        if not client and (context, tools) in self._checked:
             return
         try:
-            check_tools(context, self.toolbox(tools).specs)
+            check_tools(context, ToolSpecs((*self.toolbox(tools).specs, *client)))
         except ConfigError as error:
             raise InputError(f"{error}.".capitalize(), "tools") from error
         if len(self._checked) >= BOXES:
             self._checked.clear()
-        self._checked.add((context, tools))
+        if not client:
+            self._checked.add((context, tools))
 
     def assemble(self, spec: RunSpec) -> Engine:
         """Build the engine of a run; see the port."""
-        model, helper, helper_name = self._model(spec.model), self._model(spec.model), spec.model_name
+        model, helper, helper_name = self._named.model(spec.model), self._named.model(spec.model), spec.model_name
         if spec.face == "chatchat" and self._config.chatchat.agent_model:
-            name, helper_name = self._find(Wish(model=self._config.chatchat.agent_model, any_model=True))
-            helper = self._model(name)
+            name, helper_name = self._named.find(Wish(model=self._config.chatchat.agent_model, any_model=True))
+            helper = self._named.model(name)
         make_engine = EngineMaker(
             spec,
             model,
-            self.toolbox(spec.tools),
+            self.toolbox_of(spec),
             None if _counts_money(spec) else completer(helper, helper_name),
-            self._settings(spec.model).extra,
-            image_model=self._image_model(spec),
-            summaries=self._summaries(spec, model),
+            {**self._named.settings(spec.model).extra, **spec.sampling},
+            image_model=self._named.image_model(spec),
+            summaries=self._named.summaries(spec, model),
             accounts=self._accounts,
             delegate=self.delegate if DELEGATING in spec.tools else None,
             assemble=self.assemble,
         )
         return make_engine(spec)
 
-    def _image_model(self, spec: RunSpec) -> Model | None:
-        name = spec.context.image_model if spec.context else ""
-        return self._model(name) if name else None
-
-    def _summaries(self, spec: RunSpec, model: Model) -> Callable[[], Summaries]:
-        name = self._config.execution.summary.model
-        return summarizer(self._model(name), other=name) if name else summarizer(model, spec.model_name)
-
-    def _context(self, name: str, max_tokens: int | None) -> ContextSpec:
-        found = self._contexts.get((name, max_tokens))
-        if found is None:
-            profile = self._profile(name, self._settings(name))
-            found = context_of(self._options, profile, max_tokens, self._seeing())
-            if len(self._contexts) >= BOXES:
-                self._contexts.clear()
-            self._contexts[name, max_tokens] = found
-        return found
-
     async def close(self) -> None:
         """Let go of connections."""
-        for model in self._models.values():
-            await model.close()
-
-    def _settings(self, name: str) -> ModelSettings:
-        if name in self._config.models:
-            return self._config.models[name]
-        if name == OFFLINE:
-            return ModelSettings(kind="offline")
-        known = ", ".join(self._config.model_names)
-        raise ConfigError(f"there is no model {name!r} in the settings any more; known: {known}")
-
-    def _model(self, name: str) -> Model:
-        model = self._models.get(name)
-        if model is None:
-            settings = self._settings(name)
-            model = self._models[name] = make_model(name, settings, self._config.api_key(settings))
-        return model
-
-    def _find(self, wish: Wish) -> tuple[str, str]:
-        """Return the name of the wished model's settings, and the name to send where it is another."""
-        names = self._config.model_names
-        if not wish.model or wish.model in names:
-            return wish.model or names[0], ""
-        for name in names:
-            if self._settings(name).model == wish.model:
-                return name, ""
-        if wish.any_model:
-            return names[0], wish.model
-        raise InputError(f"There is no model {wish.model!r}; known: {', '.join(names)}.", "model")
+        await self._named.close()
 
     def _limits(self, wished: Limits) -> Limits:
         """Return what the settings allow, or less where less is wished."""
@@ -347,22 +310,10 @@ class ConfigCatalog:
             return chosen
         return "zh" if _CHINESE.search(wish.text) else "en"
 
-    def _system(self, wish: Wish, language: str) -> str:
+    def _system(self, wish: Wish, language: str, own: str) -> str:
         if wish.system is not None:
             return wish.system
-        return self._config.agent.system or load("system", "default", language).render()
-
-    def _dialect(self, wish: Wish, name: str) -> str:
-        settings = self._settings(name)
-        # The embedded model understands tool calls only; no wish makes it write a dialect.
-        wished = "" if settings.kind == "offline" else wish.dialect
-        return dialect_for(wished or settings.dialect, self._profile(name, settings))
-
-    def _profile(self, name: str, settings: ModelSettings) -> ModelProfile:
-        found = self._profiles.get(name)
-        if found is None:
-            found = self._profiles[name] = model_profile(name, settings)
-        return found
+        return own or load("system", "default", language).render()
 
     def _versions_of(self, dialect: str, prompt: str, language: str, engine: str, delegates: bool) -> dict[str, str]:
         """Return what replay compares; neither constants nor templates change while a process lives.
@@ -380,10 +331,10 @@ class ConfigCatalog:
             found = self._versions[key] = engine_versions(made, engine, delegates=delegates)
         return found
 
-    def _tool_names(self, wish: Wish, engine: str = "chat") -> tuple[str, ...]:
+    def _tool_names(self, wish: Wish, engine: str, own: Sequence[str] | None) -> tuple[str, ...]:
         if wish.face == "chatchat" and wish.tools is None:
             return tuple(self._chatchat)
-        names = self._config.agent.tools if wish.tools is None else wish.tools
+        names = own if wish.tools is None else wish.tools
         if names is None:
             # Whoever works on a task of its own has nobody to talk to but by asking.
             asks = tuple(self._asks) if engine != "chat" and wish.people else ()
@@ -393,6 +344,11 @@ class ConfigCatalog:
             if name not in known:
                 raise InputError(f"There is no tool {name!r}; known: {', '.join(known) or 'none'}.", f"tools.{index}")
         return tuple(dict.fromkeys(names))
+
+    def toolbox_of(self, spec: RunSpec) -> Toolbox:
+        """Return the tools of a run, those of its client among them; see `toolbox`."""
+        box = self.toolbox(spec.tools)
+        return Toolbox([*box.tools, *map(ClientTool, spec.client_tools)]) if spec.client_tools else box
 
     def toolbox(self, names: tuple[str, ...]) -> Toolbox:
         """Return the tools of these names, kept for later runs.

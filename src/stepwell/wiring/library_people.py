@@ -70,11 +70,11 @@ def answer_of(question: QuestionInfo, said: Said) -> Answer:
     if isinstance(said, Answer):
         return said
     if isinstance(said, str):
-        return Answer("answer" if question.kind == "question" else "done", said)
+        return Answer("answer" if question.kind in ("question", "elicitation") else "done", said)
     first, second = {"approval": ("approve", "deny"), "confirm": ("approve", "deny")}.get(
         question.kind, ("continue", "stop")
     )
-    if question.kind in ("question", "outcome"):
+    if question.kind in ("question", "elicitation", "outcome", "result"):
         raise InputError(f"The question {question.seq} is no yes or no; return an `Answer` or a text.", "ask")
     return Answer(first if said else second)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from stepwell.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from os import PathLike
 
     from stepwell.agent.options import AgentOptions
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
 
 NATIVE = "native"
 """The setting that asks for a model's own tool calls instead of a dialect."""
+DIALECTS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "react": ("react", "React"),
+        "qwen": ("react", "Qwen"),
+        "glm3": ("glm3", "Glm3"),
+        "hermes": ("hermes", "Hermes"),
+        "structured": ("structured", "Structured"),
+        "xml": ("xml", "Xml"),
+    }
+)
+"""The dialects by name: where each is and what it is called."""
 
 
 def make_dialect(name: str, prompt: str, language: str) -> Dialect:
@@ -30,11 +42,13 @@ def make_dialect(name: str, prompt: str, language: str) -> Dialect:
     Raises:
         ConfigError: There is no such dialect or prompt.
     """
-    if name == "react":
-        from stepwell.models.dialects.react import React
+    from importlib import import_module
 
-        return React(prompt, language)
-    raise ConfigError(f"there is no dialect {name!r}; known: {NATIVE}, react")
+    if name not in DIALECTS:
+        raise ConfigError(f"there is no dialect {name!r}; known: {NATIVE}, {', '.join(DIALECTS)}")
+    module, made = DIALECTS[name]
+    dialect: Callable[[str, str], Dialect] = getattr(import_module(f"stepwell.models.dialects.{module}"), made)
+    return dialect(prompt, language)
 
 
 def make_store(path: str | PathLike[str]) -> Store:
@@ -57,16 +71,48 @@ def make_model(name: str, settings: ModelSettings, api_key: str) -> Model:
         from stepwell.models.scripted import ScriptedModel
 
         return ScriptedModel(script_of(settings.script), profile=model_profile(name, settings))
+    vendor, sent = _vendor(name, settings)
+    if vendor:
+        return _provider_model(vendor, sent, name, settings, api_key)
     from stepwell.models.openai import OpenAIModel, Retries, Timeouts
 
     return OpenAIModel(
         settings.base_url,
-        settings.model or name,
+        sent,
         api_key=api_key,
         profile=model_profile(name, settings),
         timeouts=Timeouts(connect=settings.connect_timeout, stall=settings.stall_timeout),
         retries=Retries(attempts=settings.attempts),
     )
+
+
+def _vendor(name: str, settings: ModelSettings) -> tuple[str, str]:
+    """Return the vendor whose own protocol a model speaks, empty for none, and the name that is sent."""
+    if settings.kind == "provider":
+        vendor, _, sent = settings.model.partition(":")
+        return vendor, sent
+    vendor = "" if settings.kind in ("openai", "offline", "scripted") else settings.kind
+    return vendor, settings.model or name
+
+
+def _provider_model(vendor: str, sent: str, name: str, settings: ModelSettings, api_key: str) -> Model:
+    """Return the adapter of a model that speaks its vendor's own protocol."""
+    try:
+        from stepwell.models.providers import Patience, provider_model
+    except ImportError as error:
+        remedy = 'pip install "stepwell[providers]"'
+        raise ConfigError(f"models.{name}: the kind {settings.kind} needs an extra; {remedy}") from error
+    try:
+        return provider_model(
+            vendor,
+            sent,
+            api_key=api_key,
+            base_url=settings.base_url,
+            profile=model_profile(name, settings),
+            patience=Patience(settings.connect_timeout, settings.stall_timeout, settings.attempts),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"models.{name}: {error}") from error
 
 
 def model_profile(name: str, settings: ModelSettings) -> ModelProfile:
@@ -89,7 +135,7 @@ def model_profile(name: str, settings: ModelSettings) -> ModelProfile:
     known = {key: value for key, value in facts.items() if value is not None}
     if settings.kind == "scripted":
         return profile_for("scripted", **{"native_tools": True, **known})
-    return profile_for(settings.model or name, **known)
+    return profile_for(_vendor(name, settings)[1], **known)
 
 
 def dialect_name(setting: str, model: Model) -> str:
@@ -106,6 +152,7 @@ def dialect_for(setting: str, profile: ModelProfile) -> str:
 
 def preload(config: Config) -> None:
     """Import what the first run would have to wait for."""
+    from contextlib import suppress
     from importlib import import_module
 
     wanted = ["agent.base", "engines.chat", "engines.interaction", "engines.plan"]
@@ -113,6 +160,11 @@ def preload(config: Config) -> None:
         wanted.append("models.openai")
     for name in wanted:
         import_module(f"stepwell.{name}")
+    for vendor in {_vendor("", each)[0] for each in config.models.values()} - {""}:
+        # What is not installed is told when the model is asked for.
+        with suppress(ImportError):
+            import_module("stepwell.models.providers")
+            import_module(f"pydantic_ai.models.{vendor}")
 
 
 def engine_versions(dialect: Dialect | None, engine: str = "chat", *, delegates: bool = False) -> dict[str, str]:

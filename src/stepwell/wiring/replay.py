@@ -36,7 +36,7 @@ class ConfigParts:
 
     def toolbox(self, spec: RunSpec) -> Toolbox:
         """Return the tools of a run; see the port."""
-        return self._catalog.toolbox(spec.tools)
+        return self._catalog.toolbox_of(spec)
 
     def engine(self, spec: RunSpec, model: Model, toolbox: Toolbox) -> Engine:
         """Build the engine of a run; see the port."""
@@ -56,7 +56,7 @@ class ConfigParts:
             known,
             toolbox,
             None,
-            settings.extra,
+            {**settings.extra, **spec.sampling},
             image_model=seeing,
             accounts=model.accounts if isinstance(model, ReplayModel) else None,
             delegate=self._catalog.delegate if DELEGATING in spec.tools else None,

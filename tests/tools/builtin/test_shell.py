@@ -88,7 +88,12 @@ def test_much_output_is_cut(tmp_path: Path) -> None:
 
 
 def test_odd_bytes_and_commands_are_told(box: Toolbox) -> None:
-    assert ran(box, "printf 'a\\0b\\377'").content == "a\ufffdb\ufffd"
+    odd = ran(box, "printf 'a\\0b\\377'; printf '\\376' >&2")
+    assert odd.content == "stdout:\na\ufffdb\ufffd\nstderr:\n\ufffd\nexit code: 0"
+    assert odd.details is not None
+    assert odd.details["replaced_characters"] == 3
+    told = ran(box, "printf '\\357\\277\\275'")
+    assert (told.content, "replaced_characters" in (told.details or {})) == ("\ufffd", False)
     result = ran(box, "echo a\0b")
     assert (result.status, result.content) == ("failed", "The command contains a NUL character; leave it out.")
     assert "longer than" in ran(box, "x" * 200_000).content

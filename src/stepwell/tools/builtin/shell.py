@@ -6,8 +6,10 @@ It does not decide whether it may be offered: it is off unless the settings swit
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from stepwell.tools.base import Tool, ToolResult, as_tool
+from stepwell.tools.bounds import REPLACED
 from stepwell.tools.mark import tool
 from stepwell.tools.process import Outcome
 from stepwell.tools.sandbox import CommandLimits, Kind, Sandbox
@@ -53,7 +55,9 @@ def shell_tool(
 
 
 def _result(outcome: Outcome) -> ToolResult:
-    details = {"stdout": outcome.stdout, "stderr": outcome.stderr, "exit_code": outcome.exit_code}
+    details: dict[str, Any] = {"stdout": outcome.stdout, "stderr": outcome.stderr, "exit_code": outcome.exit_code}
+    if outcome.replaced:
+        details[REPLACED] = outcome.replaced
     if outcome.timed_out:
         return ToolResult(_labelled(outcome), "timeout", details=details)
     if outcome.stopped or outcome.exit_code:

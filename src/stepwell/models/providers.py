@@ -1,0 +1,187 @@
+"""The adapter for vendors with protocols of their own, over `pydantic_ai.direct`: Anthropic, Gemini, Bedrock, Mistral.
+
+It keeps our port: deltas, retries and failures as in `openai.py`. pydantic-ai makes the requests and reads the
+replies; its own retries are off. It needs the extra `providers`, and importing it takes seconds: import it lazily.
+It runs no tools and keeps no history. `docs/providers.md` tells what it sends and what it leaves out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
+
+import msgspec
+from pydantic_ai.direct import model_request_stream
+from pydantic_ai.models import Model as VendorModel
+from pydantic_ai.models import StreamedResponse
+
+from stepwell.models.base import Delta, Failure, ModelProfile, ModelRequest
+from stepwell.models.failures import bounded
+from stepwell.models.providers_clients import Client, client_of, closing_responses
+from stepwell.models.providers_failures import Setback, setback_of
+from stepwell.models.providers_kept import signed_form
+from stepwell.models.providers_reply import EventReader
+from stepwell.models.providers_request import messages_of, parameters_of, settings_of
+
+
+class Patience(msgspec.Struct, frozen=True):
+    """How long to wait for a vendor, and how often to ask again; as `Timeouts` and `Retries` of `openai.py`.
+
+    Args:
+        connect: Seconds until a connection stands.
+        stall: Seconds without a byte, before the first one and between two.
+        attempts: Requests in all, the first included.
+        base: The wait before retry n is random between 0 and `min(cap, base * 2**(n-1))` seconds.
+        cap: Seconds.
+        max_wait: The longest wait in seconds that a vendor may ask for; a longer one ends the call.
+    """
+
+    connect: float = 10.0
+    stall: float = 120.0
+    attempts: int = 4
+    base: float = 0.5
+    cap: float = 8.0
+    max_wait: float = 60.0
+
+
+_PROFILE, _PATIENCE = ModelProfile(), Patience()
+
+
+def provider_model(
+    vendor: str,
+    model: str,
+    *,
+    api_key: str = "",
+    base_url: str = "",
+    profile: ModelProfile = _PROFILE,
+    patience: Patience = _PATIENCE,
+) -> ProviderModel:
+    """Return a model of a vendor that pydantic-ai knows.
+
+    Args:
+        vendor: pydantic-ai's name of it, such as `anthropic`.
+        model: The vendor's name of the model, sent where a request names none.
+        api_key: Never shown in a message; empty: what the vendor's client finds for itself.
+        base_url: Empty: the vendor's own endpoint.
+        profile: Facts about the model's family.
+        patience: How long to wait, how often to try.
+
+    Raises:
+        ConfigError: There is no such vendor, its client is not installed, or something it needs is not set.
+    """
+
+    def connect() -> Client:
+        return client_of(vendor, api_key=api_key, base_url=base_url, connect=patience.connect, stall=patience.stall)
+
+    return ProviderModel(connect, model, profile=profile, patience=patience, secrets=(api_key,) if api_key else ())
+
+
+class ProviderModel:
+    """A model behind a client of pydantic-ai.
+
+    Args:
+        connect: Makes a client; called at once, so that a wrong setting shows, and once more for each further event
+            loop.
+        model: The name sent where a request names none.
+        profile: Facts about the model's family.
+        patience: How long to wait, how often to try.
+        secrets: What no message may show.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Client],
+        model: str,
+        *,
+        profile: ModelProfile = _PROFILE,
+        patience: Patience = _PATIENCE,
+        secrets: tuple[str, ...] = (),
+    ) -> None:
+        self.profile = profile
+        self._connect, self._model, self._patience, self._secrets = connect, model, patience, secrets
+        self._unused: Client | None = connect()
+        self._clients: dict[asyncio.AbstractEventLoop, Client] = {}
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[Delta]:
+        """Stream one reply; each retry is announced by a delta with a failure and no `stop`.
+
+        Closing the generator or cancelling its task closes the vendor's connection.
+        """
+        attempt = 0
+        while True:
+            attempt += 1
+            reader = EventReader(request.settings.max_tokens)
+            setback: Setback | None = None
+            try:
+                model = self._client().model(request.model or self._model)
+                async with closing_responses(), self._open(model, request) as events:
+                    async for event in events:
+                        if (delta := reader.read(event)) is not None:
+                            yield delta
+                    reply = events.get()
+                    delta = msgspec.structs.replace(reader.last(reply), signed=signed_form(reply))
+            except Exception as error:  # whatever a vendor's client raises is a failure of the reply
+                setback = setback_of(error, self._patience.connect, self._patience.stall)
+                delta = Delta(failure=setback.failure, stop="error")
+            if delta.failure is None:
+                yield delta
+                return
+            delta, wait = self._judge(delta, delta.failure, setback, attempt, started=reader.started)
+            yield delta
+            if wait is None:
+                return
+            await asyncio.sleep(wait)
+
+    async def close(self) -> None:
+        """Close the connections of this event loop, and forget those of loops that are over."""
+        here = asyncio.get_running_loop()
+        for loop in [loop for loop in self._clients if loop is not here and loop.is_closed()]:
+            del self._clients[loop]
+        if (client := self._clients.pop(here, None)) is not None:
+            await client.close()
+        if self._unused is not None:
+            await self._unused.close()
+            self._unused = None
+
+    def _client(self) -> Client:
+        here = asyncio.get_running_loop()
+        client = self._clients.get(here)
+        if client is None:
+            client, self._unused = self._unused or self._connect(), None
+            for loop in [loop for loop in self._clients if loop.is_closed()]:
+                del self._clients[loop]
+            self._clients[here] = client
+        return client
+
+    def _open(self, model: VendorModel, request: ModelRequest) -> AbstractAsyncContextManager[StreamedResponse]:
+        return model_request_stream(
+            model,
+            messages_of(request, self.profile),
+            model_settings=settings_of(request, self.profile, model.unsupported_settings, self._patience.stall),
+            model_request_parameters=parameters_of(request, model.profile),
+            instrument=False,
+        )
+
+    def _judge(
+        self, delta: Delta, failure: Failure, setback: Setback | None, attempt: int, *, started: bool
+    ) -> tuple[Delta, float | None]:
+        """Return the failed delta as it is handed out, and the seconds until the next attempt, if there is one."""
+        message, wait, patience = failure.message, None, self._patience
+        may_pass = failure.kind == "broken" if setback is None else setback.may_pass
+        if may_pass and not started and attempt < patience.attempts:
+            asked = setback.retry_after if setback is not None else None
+            if asked is None:
+                wait = random.uniform(0.0, min(patience.cap, patience.base * 2 ** (attempt - 1)))
+            elif asked <= patience.max_wait:
+                # A little later than asked, or all who were told the same come back together.
+                wait = asked + random.uniform(0.0, patience.base)
+            else:
+                message = f"{message} It asks to wait {asked:g} s."
+        for secret in self._secrets:
+            message = message.replace(secret, "***")
+        failure = Failure(failure.kind, bounded(message), failure.status, wait)
+        if wait is not None:
+            return Delta(failure=failure), wait
+        return msgspec.structs.replace(delta, failure=failure), None

@@ -1,0 +1,155 @@
+"""Requests in pydantic-ai's types: messages, tools and settings. It sends nothing.
+
+Thinking stays at home, but for that of signed replies (`providers_kept.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, cast
+
+from pydantic_ai.messages import (
+    BinaryContent,
+    ImageUrl,
+    ModelMessage,
+    ModelRequestPart,
+    ModelResponse,
+    ModelResponsePart,
+    SystemPromptPart,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserContent,
+    UserPromptPart,
+)
+from pydantic_ai.messages import (
+    ModelRequest as VendorRequest,
+)
+from pydantic_ai.models import ModelRequestParameters
+from pydantic_ai.output import OutputObjectDefinition
+from pydantic_ai.profiles import ModelProfile as VendorProfile
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.tools import ToolDefinition
+
+from stepwell.messages import Image, Message
+from stepwell.models.base import ModelProfile, ModelRequest
+from stepwell.models.providers_kept import as_signed
+from stepwell.models.wire import clean, clean_all, sent_arguments
+
+
+def messages_of(request: ModelRequest, profile: ModelProfile) -> list[ModelMessage]:
+    """Return the conversation; what stands between two replies becomes one message, as vendors want it.
+
+    Args:
+        request: The request.
+        profile: Facts about the family; `images` is used.
+    """
+    done: list[ModelMessage] = []
+    parts: list[ModelRequestPart] = []
+    names: dict[str, str] = {}
+    for message in request.all:
+        if message.role != "assistant":
+            parts.append(_part(message, names, sees=profile.images))
+            continue
+        names.update((call.id, call.name) for call in message.calls)
+        if parts:
+            done.append(VendorRequest(parts))
+            parts = []
+        reply = as_signed(message) or ModelResponse(list(_said(message)))
+        done += [reply] if reply.parts else []
+    if parts:
+        done.append(VendorRequest(parts))
+    return done
+
+
+def parameters_of(request: ModelRequest, profile: VendorProfile) -> ModelRequestParameters:
+    """Return tools and the form of the reply.
+
+    Args:
+        request: The request.
+        profile: What pydantic-ai knows of the model: without JSON schemas, the schema is part of the prompt.
+    """
+    tools = [
+        ToolDefinition(name=tool.name, parameters_json_schema=tool.parameters, description=tool.description)
+        for tool in request.tools
+    ]
+    form = _form(request.settings.response_format)
+    if form is None:
+        return ModelRequestParameters(function_tools=tools)
+    mode = "native" if profile.get("supports_json_schema_output") else "prompted"
+    return ModelRequestParameters(function_tools=tools, output_mode=mode, output_object=form)
+
+
+def settings_of(
+    request: ModelRequest, profile: ModelProfile, unsupported: Iterable[str], stall: float
+) -> ModelSettings:
+    """Return the settings, without those that the vendor's endpoint does not have.
+
+    Args:
+        request: The request; `extra` holds further settings by pydantic-ai's names.
+        profile: Facts about the family; `temperature` is used.
+        unsupported: Names of settings that the endpoint does not have.
+        stall: Seconds without a byte.
+    """
+    asked = request.settings
+    fields: dict[str, Any] = {}
+    if asked.temperature is not None and profile.temperature:
+        fields["temperature"] = asked.temperature
+    if asked.max_tokens is not None:
+        fields["max_tokens"] = asked.max_tokens
+    if asked.stop:
+        fields["stop_sequences"] = list(asked.stop)
+    if asked.tool_choice and request.tools:
+        whole = asked.tool_choice in ("auto", "none", "required")
+        fields["tool_choice"] = asked.tool_choice if whole else [asked.tool_choice]
+    fields |= asked.extra
+    # Only one may try again, and the texts are ours: pydantic-ai adds no explanations of its own to them.
+    fields |= {"max_retries": 0, "timeout": stall, "framing_announcement": "never"}
+    for name in unsupported:
+        fields.pop(name, None)
+    return cast("ModelSettings", fields)
+
+
+def _part(message: Message, names: dict[str, str], *, sees: bool) -> ModelRequestPart:
+    text = clean(message.content)
+    shown = message.images if sees else ()
+    if message.images and not sees:
+        text = f"{text}\n[{len(message.images)} image(s), not shown: this model does not see]".lstrip()
+    content: list[UserContent] = [*([text] if text else []), *map(_image, shown)]
+    if message.role == "system":
+        return SystemPromptPart(text)
+    if message.role == "tool":
+        name = names.get(message.call, "tool")
+        return ToolReturnPart(name, cast("list[Any]", content) if shown else text, message.call)
+    return UserPromptPart(content if shown else text)
+
+
+def _said(message: Message) -> Iterable[ModelResponsePart]:
+    if message.content:
+        yield TextPart(clean(message.content))
+    for call in message.calls:
+        yield ToolCallPart(clean(call.name), clean(sent_arguments(call.arguments)), call.id)
+
+
+def _image(image: Image) -> BinaryContent | ImageUrl:
+    detail = {"detail": image.detail} if image.detail else None
+    if not image.url.startswith("data:"):
+        return ImageUrl(image.url, vendor_metadata=detail)
+    held = BinaryContent.from_data_uri(image.url)
+    return BinaryContent(held.data, media_type=held.media_type, vendor_metadata=detail)
+
+
+def _form(given: dict[str, Any] | None) -> OutputObjectDefinition | None:
+    """Return a form from a JSON schema, or from OpenAI's wrapping of one."""
+    if given is None or given.get("type") == "text":
+        return None
+    if given.get("type") == "json_object":
+        return OutputObjectDefinition({"type": "object"}, "reply")
+    schema = given
+    title = given.get("title", "")
+    if given.get("type") == "json_schema":
+        wrapped = cast("dict[str, Any]", given.get("json_schema") or {})
+        schema, title = wrapped.get("schema") or {"type": "object"}, wrapped.get("name", "")
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", str(title))[:64]
+    return OutputObjectDefinition(clean_all(schema), name or "reply")

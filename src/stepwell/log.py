@@ -5,16 +5,20 @@ Who numbers and stores events is the business of those who implement it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
 from stepwell.agent_state import AgentState
 from stepwell.events import Recorded, Stored, Transient
 from stepwell.messages import Message
-from stepwell.state import State
+from stepwell.state import State, parent_of
 
 NO_BLOBS: Mapping[str, bytes] = MappingProxyType({})
+
+
+Workers = dict[str, Callable[[], object]]
+"""What stops an agent that works side by side with others, by its path; its engine goes on with it from the log."""
 
 
 class Log(Protocol):
@@ -27,6 +31,11 @@ class Log(Protocol):
 
     thread: str
     path: str
+
+    @property
+    def workers(self) -> Workers:
+        """The agents of the thread that work side by side; an engine enters those that it lets work."""
+        ...
 
     @property
     def state(self) -> AgentState:
@@ -95,6 +104,28 @@ class Log(Protocol):
         ...
 
 
+def worker_of(workers: Workers, path: str) -> Callable[[], object] | None:
+    """Return what stops the work of one agent and leaves others alone; None where it does not work beside others.
+
+    An agent that has nothing under way while others beside it have needs no stop.
+
+    Args:
+        workers: Those that work side by side.
+        path: The agent.
+    """
+    while path:
+        if path in workers:
+            return workers[path]
+        if any(parent_of(each) == parent_of(path) for each in workers):
+            return _nothing
+        path = parent_of(path)
+    return None
+
+
+def _nothing() -> None:
+    pass
+
+
 class NestedLog:
     """The log of an agent inside a run; implements `Log` over the run's own.
 
@@ -107,6 +138,11 @@ class NestedLog:
 
     def __init__(self, root: Log, path: str) -> None:
         self._root, self.path, self.thread = root, path, root.thread
+
+    @property
+    def workers(self) -> Workers:
+        """The agents of the thread that work side by side; see `Log`."""
+        return self._root.workers
 
     @property
     def state(self) -> AgentState:

@@ -163,6 +163,8 @@ class RunSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         thread_limits: What all runs of the thread may use together; None for no limit.
         key: Whose account its spending is on: the id of an API key; empty for none.
         versions: Short hashes of the prompts and constants in force, by name; replay compares them.
+        outside: The framework whose agent decides its steps in another program, such as `langchain`; empty where an
+            engine decides them. Nobody else can go on with such a run.
     """
 
     agent: str = "default"
@@ -193,3 +195,4 @@ class RunSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     thread_limits: Limits | None = None
     key: str = ""
     versions: dict[str, str] = {}
+    outside: str = ""

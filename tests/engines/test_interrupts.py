@@ -20,7 +20,7 @@ from stepwell.models.scripted import Answer, Gate, call, reply
 from stepwell.runs.replay import replay
 from tests.support.runs import bounded, end_of, events_of
 from tests.support.talking import START, TalkRig, Work, closed, replayed, spoken
-from tests.support.tasks import TaskRig, offered
+from tests.support.tasks import TaskRig, concluded, of_path, offered, plan, results, sub, submit, task_of
 
 
 @pytest.mark.parametrize("path", ["", "plan1", "plan1/1.1"])
@@ -109,5 +109,47 @@ def test_an_interrupt_cuts_an_open_reply_and_keeps_its_beginning() -> None:
         assert (first.stop, first.message.content) == ("cancelled", "It is ")
         assert spoken(log) == ["4."]
         await replayed(log, made)
+
+    bounded(main)
+
+
+def test_an_interrupt_of_one_task_leaves_those_beside_it_alone() -> None:
+    async def main() -> None:
+        working, thinking = Gate(), Gate()
+        ran: list[str] = []
+
+        async def work(name: str) -> str:
+            """Work."""
+            ran.append(name)
+            if name == "a":
+                working.reached.set()
+                await working.wait()
+            return f"{name} is done"
+
+        def brain(request: ModelRequest) -> Answer:
+            if "generate_plan" in offered(request):
+                return plan(sub("a"), sub("b"))
+            if "subtask_submit" not in offered(request):
+                return concluded()
+            if results(request):
+                return submit()
+            name = task_of(request)
+            if name == "b":
+                return reply(("Let me", " see."), call("work", name="b"), gates={1: thinking})
+            return call("work", name="a")
+
+        made = TaskRig(brain, work, engine="plan", fast_path=False, max_parallel_tasks=2)
+        task = asyncio.create_task(made.play("Make it."))
+        await asyncio.gather(working.reached.wait(), thinking.reached.wait())
+        made.say(Steered(Message("user", "Not like that."), interrupt=True), path="1.1")
+        made.log.interrupt_at("1.1")
+        thinking.set()
+        log = await task
+        assert closed(log) == [("1.1", words("interrupted_call", "en"))]
+        assert sum(isinstance(each, StepStarted) for each in of_path(log, "1.2")) == 3
+        assert not any(isinstance(each, MessageEnded) and each.stop == "cancelled" for each in of_path(log, "1.2"))
+        assert ran == ["a", "b"]
+        assert end_of(log) == RunEnded("answer")
+        assert await replay(log, made.parts(), "t") is None
 
     bounded(main)

@@ -60,6 +60,12 @@ def test_whatever_crashes_and_races_every_world_comes_to_a_good_end() -> None:
     assert [player.returncode for player in players] == [0] * HALVES, out
 
 
+def test_a_front_goes_on_from_what_another_process_appended() -> None:
+    player = play("--seed", "70393")
+    out = "".join(printed(player))
+    assert player.returncode == 0, out
+
+
 def test_a_replay_finds_when_agents_side_by_side_met_what_came_from_outside() -> None:
     # In these worlds an answer or a message was met later than it came, for whoever waited for it was not looking.
     players = [play("--seed", seed) for seed in ("5669", "8273", "10688", "40237")]

@@ -6,8 +6,9 @@ is made from the fold, going on after a crash is the same call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
 
 from stepwell.engines.unconcluded import in_time, last_words, states
 from stepwell.engines.words import words
@@ -35,6 +36,9 @@ LONGEST_STATED = 4000
 """Characters of what a delegated task stated that stand in the result of its call."""
 
 
+T = TypeVar("T")
+
+
 class Engine(Protocol):
     """The policy that decides the next step of a run."""
 
@@ -52,6 +56,24 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Give up what goes on beside the run; it records nothing more."""
         ...
+
+
+def side_by_side(log: Log, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Let an agent work beside others, so that it can be interrupted without them: the task is cancelled then.
+
+    Args:
+        log: The agent's.
+        work: What it does.
+    """
+    task, workers, path = asyncio.ensure_future(work), log.workers, log.path
+    stop = workers[path] = task.cancel
+
+    def left(_: asyncio.Task[T]) -> None:
+        if workers.get(path) is stop:
+            del workers[path]
+
+    task.add_done_callback(left)
+    return task
 
 
 async def wait(log: Log) -> None:

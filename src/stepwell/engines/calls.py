@@ -232,21 +232,22 @@ class _Flight:
         await self.log.changed(min((self.seen, *self.waits.values())))
 
     async def _fly(self, each: OpenCall, verdict: Verdict) -> None:
+        task = asyncio.current_task()
         try:
-            await self.carry_out(each, verdict)
+            await self.carry_out(each, verdict, task.cancel if task is not None else None)
         except Exception as error:  # one that finds the log moved must not take the others with it
             self.error = self.error or error
         finally:
             self.flying.discard(each.call.id)
             self._landed.set()
 
-    async def carry_out(self, each: OpenCall, verdict: Verdict) -> None:
-        """Run one call and record its result."""
+    async def carry_out(self, each: OpenCall, verdict: Verdict, stop: Callable[[], object] | None = None) -> None:
+        """Run one call and record its result; `stop` ends that where others run beside it."""
         run = self.log.state.run
         assert run is not None
         assert verdict.run is not None
         if self.parts is not None and self._delegates(each):
-            await self._carry_on(each, self.parts, verdict.run.tool.output_limit)
+            await self._carry_on(each, self.parts, verdict.run.tool.output_limit, stop)
             return
         if asked := withdrawn(self.log, each.call.id):  # by an attempt that was cut off
             await self.log.record(*asked)
@@ -269,9 +270,9 @@ class _Flight:
         if opened is not None and opened.ended is None and opened.started == each.started:
             await self.log.record(*withdrawn(self.log, each.call.id), event, blobs=blobs)
 
-    async def _carry_on(self, each: OpenCall, parts: Parts, most: int) -> None:
+    async def _carry_on(self, each: OpenCall, parts: Parts, most: int, stop: Callable[[], object] | None) -> None:
         """Carry the task on that a call gave to another agent; its end is the call's."""
-        carried = await carry(self.log, self.toolbox, each, parts)
+        carried = await carry(self.log, self.toolbox, each, parts, stop)
         self.did = self.did or carried.moved
         run = self.log.state.run
         if carried.over is None or run is None:

@@ -6,7 +6,8 @@ calls are judged by the same rules as all others. Which agents there are is the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
@@ -95,7 +96,9 @@ def proposed(log: Log, toolbox: Toolbox, each: OpenCall, parts: Parts) -> tuple[
     return task, spec
 
 
-async def carry(log: Log, toolbox: Toolbox, each: OpenCall, parts: Parts) -> Carried:
+async def carry(
+    log: Log, toolbox: Toolbox, each: OpenCall, parts: Parts, stop: Callable[[], object] | None = None
+) -> Carried:
     """Carry a delegated task on until it is over or waits; a started call begins it.
 
     Args:
@@ -103,6 +106,7 @@ async def carry(log: Log, toolbox: Toolbox, each: OpenCall, parts: Parts) -> Car
         toolbox: What that may call.
         each: The started call.
         parts: From wiring.
+        stop: Stops this, where other calls are carried out beside it, when somebody interrupts the agent.
 
     Raises:
         Conflict: Somebody else appended; look again.
@@ -120,7 +124,8 @@ async def carry(log: Log, toolbox: Toolbox, each: OpenCall, parts: Parts) -> Car
         await log.record(TaskStarted(*made, id), path=path)
     seen = log.whole.seq
     if path is not None:
-        seen, moved = await _stepped(log.at(path), parts.assemble, moved)
+        with _beside(log, path, stop):
+            seen, moved = await _stepped(log.at(path), parts.assemble, moved)
         if path in log.whole.agents and put_off(log.at(path)) is not None:
             # Its question stays for later, so that what waits for the task can go on.
             await end_delegated(log, run, "question", "", keep=True, only=id)
@@ -128,6 +133,17 @@ async def carry(log: Log, toolbox: Toolbox, each: OpenCall, parts: Parts) -> Car
     ended = run.calls[id].task
     over = None if ended is None else _told(run, ended, _named(toolbox, each))
     return Carried(over, seen, moved)
+
+
+@contextmanager
+def _beside(log: Log, path: str, stop: Callable[[], object] | None) -> Generator[None]:
+    """Have an interrupt of an agent stop it alone."""
+    if stop is not None:
+        log.workers[path] = stop
+    try:
+        yield
+    finally:
+        log.workers.pop(path, None)
 
 
 async def _stepped(inner: Log, assemble: Assemble, moved: bool) -> tuple[int, bool]:

@@ -21,7 +21,7 @@ from stepwell import prompts
 from stepwell.agent.base import BaseAgent
 from stepwell.agent.options import AgentOptions
 from stepwell.contexts import TaskConclusion
-from stepwell.engines.base import Engine, close, ends, pass_on, wait
+from stepwell.engines.base import Engine, close, ends, pass_on, side_by_side, wait
 from stepwell.engines.choices import (
     CHAT,
     JUDGMENTS,
@@ -137,7 +137,7 @@ class InteractionEngine:
             await wait(log)
             return False
         if run.unanswered():
-            if not await self._answer(log, run):
+            if not await self._answer(log):
                 await wait(log)
                 return False
             return True
@@ -162,14 +162,15 @@ class InteractionEngine:
             return await _stopped(log)
         if run.broken and run.unheard and not mute and not paused(log):
             await self._judge(log, agent)
-            await self._answer(log, run)
+            await self._answer(log)
         plan, path = self._plan or self._make_plan(), work_path(log)
         self._plan = plan
-        work = asyncio.ensure_future(_carry(plan, log.at(path), path))
+        work = side_by_side(log.at(path), _carry(plan, log.at(path), path))
         try:
-            while not work.done() and not stopping(run):
+            # Looked up again each time: after another process appended, the fold is a new one.
+            while not work.done() and (open := log.state.run) is not None and not stopping(open):
                 seq = log.whole.seq
-                talked, mute = await self._talk(log, agent, run, mute)
+                talked, mute = await self._talk(log, agent, open, mute)
                 if not talked:
                     await _either(work, log, seq)
         except StoreError:
@@ -179,14 +180,16 @@ class InteractionEngine:
             if not work.done():
                 work.cancel()
             await asyncio.gather(work, return_exceptions=True)
-        if stopping(run):
+        return await self._stands(log, agent, work, mute=mute)
+
+    async def _stands(self, log: Log, agent: BaseAgent, work: asyncio.Task[int], *, mute: bool) -> bool:
+        """Tell whether there is anything to do now that the work has halted; else wait for people."""
+        run = log.state.run
+        if run is not None and stopping(run):
             return await _stopped(log)
-        seen = work.result()
-        if not working(log) or log.whole.seq != seen or (not mute and self._said(log, agent, run)):
+        if work.cancelled() or run is None or not working(log) or log.whole.seq != work.result():
             return True
-        if put_off(log) is None:
-            await wait(log)
-        return put_off(log) is not None
+        return (not mute and self._said(log, agent, run)) or not await _waits(log)
 
     def _said(self, log: Log, agent: BaseAgent, run: RunState) -> bool:
         """Tell whether there is something for the front to do."""
@@ -200,7 +203,7 @@ class InteractionEngine:
         if mute or run.message or paused(log):
             return False, mute
         if run.unanswered():
-            return await self._answer(log, run), mute
+            return await self._answer(log), mute
         said = to_say(log, run)
         if said:
             await log.record(*said)
@@ -224,15 +227,15 @@ class InteractionEngine:
 
     # what was chosen
 
-    async def _answer(self, log: Log, run: RunState) -> bool:
+    async def _answer(self, log: Log) -> bool:
         """Carry out the choices of the newest reply; return False where all that are left wait for an answer."""
         did = False
-        for each in run.unanswered():
-            asked = each.asked
-            if asked is not None and asked.answer is None:
-                if not run.pending:
-                    continue
-                await log.record(Answered(asked.seq, "cancelled"))
+        while (run := log.state.run) is not None:
+            each = next((each for each in run.unanswered() if run.pending or not is_asked(each)), None)
+            if each is None:
+                break
+            if is_asked(each) and each.asked is not None:
+                await log.record(Answered(each.asked.seq, "cancelled"))
             await self._chosen(log, run, each)
             did = True
         return did
@@ -304,6 +307,14 @@ async def _carry(plan: Engine, inner: Log, path: str) -> int:
     while path in inner.whole.agents and await plan.step(inner):
         seen = inner.whole.seq
     return seen
+
+
+async def _waits(log: Log) -> bool:
+    """Wait for people, unless nobody is there to answer what was asked; return whether it does."""
+    if put_off(log) is not None:
+        return False
+    await wait(log)
+    return True
 
 
 async def _either(work: asyncio.Future[int], log: Log, seq: int) -> None:

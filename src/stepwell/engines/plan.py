@@ -21,7 +21,7 @@ import msgspec
 from stepwell.agent.options import AgentOptions
 from stepwell.agent.task_agents import ANSWER, GENERATE, PlanAgent
 from stepwell.contexts import TaskConclusion
-from stepwell.engines.base import Engine, close, wait
+from stepwell.engines.base import Engine, close, side_by_side, wait
 from stepwell.engines.concluding import Over, conclude, failed, finish, own_call, received
 from stepwell.engines.planning import Answer, Subtasks, Unfit, first_plan, overview, read, standing, task_text
 from stepwell.engines.react import digest_of, spoke_only
@@ -246,7 +246,7 @@ class PlanEngine:
         if len(paths) > 1 or self._working:
             for path in paths:
                 if path not in self._working and path not in self._idle:
-                    self._working[path] = asyncio.ensure_future(_carry(self._engine(path), log.at(path)))
+                    self._working[path] = side_by_side(log.at(path), _carry(self._engine(path), log.at(path)))
             if self._working:
                 await self._until_one_stops(log, seen)
                 return True
@@ -274,6 +274,8 @@ class PlanEngine:
         for path, task in [*self._working.items()]:
             if task.done():
                 del self._working[path]
+                if task.cancelled():
+                    continue  # it was interrupted, and goes on in the next round with what is to be closed first
                 at = task.result()
                 if path in log.whole.agents:
                     self._idle[path] = at

@@ -27,6 +27,10 @@ WORDS = MappingProxyType(
             "Not run: the reply was cut at its token limit, so the call may be incomplete. Make a shorter call.",
             "未执行：回复达到长度上限而被截断，调用可能不完整。请缩短后重试。",
         ),
+        "orphaned": (
+            "The program that carried this run out stopped, and nobody else can go on with it.",
+            "执行此运行的程序已停止，其他程序无法继续。",
+        ),
         "steps": ("The run reached its limit of {limit} model calls.", "运行已达到 {limit} 次模型调用的上限。"),
         "tool_calls": ("The run reached its limit of {limit} tool calls.", "运行已达到 {limit} 次工具调用的上限。"),
         "tokens": ("The run reached its limit of {limit} tokens.", "运行已达到 {limit} 个 token 的上限。"),

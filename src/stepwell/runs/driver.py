@@ -13,6 +13,7 @@ from collections.abc import Callable
 from stepwell.engines.base import Engine, close
 from stepwell.engines.words import words
 from stepwell.errors import ConfigError, Conflict, StoreError
+from stepwell.events import EndReason
 from stepwell.running import RunState
 from stepwell.runs.log import ThreadLog
 from stepwell.specs import RunSpec
@@ -70,11 +71,9 @@ async def _advance(log: ThreadLog, assemble: Assemble, driver: _Driver) -> None:
     while (run := driver.own(log)) is not None:
         language = run.spec.language
         try:
-            if run.cancel is not None:
-                await close(log, "cancelled", "cancelled", words("cancelled", language))
-            elif driver.late:
-                limit = run.spec.limits.seconds
-                await close(log, "limit", "seconds", words("seconds", language, limit=limit))
+            end = _end_of(run, driver)
+            if end is not None:
+                await close(log, *end)
             elif run.waiting is not None:
                 return
             else:
@@ -92,6 +91,18 @@ async def _advance(log: ThreadLog, assemble: Assemble, driver: _Driver) -> None:
         except Exception as error:  # the boundary of a run: a fault of our own ends it with a reason, never silently
             _log.exception("run %s.%s failed", log.thread, run.seq)
             await close(log, "failed", "internal", words("internal", language, detail=type(error).__name__))
+
+
+def _end_of(run: RunState, driver: _Driver) -> tuple[EndReason, str, str] | None:
+    """Return how a run ends that no engine goes on with, with the cause and its words; None where one does."""
+    language = run.spec.language
+    if run.cancel is not None:
+        return "cancelled", "cancelled", words("cancelled", language)
+    if driver.late:
+        return "limit", "seconds", words("seconds", language, limit=run.spec.limits.seconds)
+    if run.spec.outside:
+        return "failed", "orphaned", words("orphaned", language)
+    return None
 
 
 class _Driver:

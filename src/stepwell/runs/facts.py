@@ -12,6 +12,7 @@ from stepwell.contexts import handle_of_blob
 from stepwell.events import (
     Answered,
     CancelRequested,
+    Feedback,
     LongTermUpdated,
     MessageAdded,
     MessageEnded,
@@ -57,6 +58,7 @@ FACTS = (
     MessageQueued,
     QueueEdited,
     PolicyChanged,
+    Feedback,
 )
 """What has happened and is kept when another writer came first; the rest was intent and is decided again."""
 
@@ -75,7 +77,7 @@ def _is_command(event: Stored | Unknown) -> bool:
     """Tell whether somebody asked for it from outside, whichever run is open."""
     if isinstance(event, LongTermUpdated):
         return event.pinned is not None or event.unpinned is not None
-    return isinstance(event, TitleChanged | MessageQueued | QueueEdited | PolicyChanged)
+    return isinstance(event, TitleChanged | MessageQueued | QueueEdited | PolicyChanged | Feedback)
 
 
 def facts(unsaved: list[Recorded]) -> list[Recorded]:

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from stepwell.errors import Conflict, StoreError
-from stepwell.events import Imported, MessageAdded, Recorded, TitleChanged
+from stepwell.events import Feedback, Imported, MessageAdded, Recorded, TitleChanged
 from stepwell.imports.base import Cause, Found, Reader, Skipped, Source, Talk
 from stepwell.imports.reading import open_file
 from stepwell.messages import clean
@@ -198,7 +198,7 @@ async def _grow(job: _Import, store: Store, talk: Talk, thread: str) -> Outcome:
     """Add what is new of a conversation to its thread, if the thread holds its beginning and nothing else."""
     events = await store.read(thread)
     held = tuple(each.event.message for each in events if isinstance(each.event, MessageAdded))
-    only = all(isinstance(each.event, Imported | MessageAdded | TitleChanged) for each in events)
+    only = all(isinstance(each.event, Imported | MessageAdded | Feedback | TitleChanged) for each in events)
     if not only or held != talk.messages[: len(held)]:
         return _told(job, talk, "changed", thread)
     if len(held) == len(talk.messages):
@@ -213,9 +213,10 @@ async def _grow(job: _Import, store: Store, talk: Talk, thread: str) -> Outcome:
 
 
 def _events(job: _Import, talk: Talk, start: int = 0, seq: int = 0) -> list[Recorded]:
-    """Return the mark and the messages from `start` on, numbered behind `seq`, with the times at which they were said.
+    """Return the mark, the messages from `start` on, numbered behind `seq`, and what people thought of them.
 
-    A message without a time gets that of the one before, or else that of the conversation.
+    Messages have the times at which they were said; one without gets that of the one before, or else that of the
+    conversation.
     """
     messages = talk.messages[start:]
     mark = Imported(job.source, talk.origin, len(messages), talk.digest(), talk.left_out or None)
@@ -226,12 +227,34 @@ def _events(job: _Import, talk: Talk, start: int = 0, seq: int = 0) -> list[Reco
         time = said if 0 < said <= job.now else time
         if at >= start:
             events.append(Recorded(seq + 2 + at - start, time, 0, MessageAdded(talk.messages[at], "history")))
+    for each in talk.ratings:
+        if each.at >= start:
+            answer = events[1 + each.at - start]
+            rated = Feedback(answer.seq, each.score, each.reason)
+            events.append(Recorded(events[-1].seq + 1, answer.time, 0, rated))
     return events
+
+
+async def thread_of(store: Store, owner: str, source: Source, origin: str) -> str:
+    """Return the id of the thread that a conversation became when it was imported; empty for none.
+
+    Args:
+        store: Where threads live.
+        owner: Whose thread it is.
+        source: The format that it came from.
+        origin: Its id there.
+    """
+    used = await store.key_use(owner, ROUTE, _key(source, origin))
+    return used.thread if used is not None else ""
+
+
+def _key(source: Source, origin: str) -> str:
+    return f"{source} {origin}"
 
 
 def _use(job: _Import, talk: Talk, thread: str) -> KeyUse:
     """Return the key by which a conversation is known when it comes again, whatever it says then."""
-    key = f"{job.source} {talk.origin}"
+    key = _key(job.source, talk.origin)
     return KeyUse(job.owner, ROUTE, key, hashlib.sha256(key.encode()).hexdigest(), thread, 1)
 
 

@@ -27,7 +27,7 @@ from stepwell.events import (
     Transient,
     Unknown,
 )
-from stepwell.log import NO_BLOBS, Log, NestedLog
+from stepwell.log import NO_BLOBS, Log, NestedLog, Workers, worker_of
 from stepwell.messages import Message
 from stepwell.runs.channel import Channel
 from stepwell.runs.facts import KEPT, Losses, facts, fits, referred
@@ -87,6 +87,7 @@ class ThreadLog:
         self.turn = asyncio.Lock()
         self.interrupt: Callable[[], None] | None = None
         self.idle: Callable[[ThreadLog], None] = _nothing
+        self._workers: Workers = {}
         self._rebasing = asyncio.Lock()
         self._store, self._clock, self._alarm = store, clock, alarm
         self._unsaved: list[Recorded] = []
@@ -106,6 +107,17 @@ class ThreadLog:
         self._new: ThreadInfo | None = None
         self._keys: list[tuple[int, KeyUse]] = []
         """Uses of keys, with the number of the first event that is stored with each."""
+
+    @property
+    def workers(self) -> Workers:
+        """The agents that work side by side; see `log.Log`."""
+        return self._workers
+
+    def interrupt_at(self, path: str) -> None:
+        """Make whoever carries an agent on look at the log again, whatever it waits for; others go on."""
+        stop = worker_of(self._workers, path) or self.interrupt
+        if stop is not None:
+            stop()
 
     def make(self, new: ThreadInfo) -> None:
         """Store the thread's row with its first events, in one transaction."""

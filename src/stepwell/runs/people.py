@@ -268,6 +268,8 @@ async def _to_run(
         state = log.state.run
         if state is None or state.seq != run:
             raise Decided("The run is over.", "run")
+        if state.spec.outside:
+            raise InputError(f"The run is carried out by {state.spec.outside}, which hears nothing; cancel it.", "run")
         return decide(state, log)
 
     async with service.using(owner, thread) as log:

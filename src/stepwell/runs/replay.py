@@ -20,8 +20,9 @@ from stepwell.events import (
 )
 from stepwell.models.base import Model
 from stepwell.running import RunState
-from stepwell.runs.replay_compare import Difference, difference_of, is_input
-from stepwell.runs.replay_log import AT_ONCE, FAULTS, TAKERS, Notice, ReplayLog
+from stepwell.runs.replay_compare import Difference, difference_of, has_place, is_input
+from stepwell.runs.replay_ends import FAULTS
+from stepwell.runs.replay_log import AT_ONCE, TAKERS, Notice, ReplayLog
 from stepwell.runs.replay_parts import ReplayModel, ReplayToolbox
 from stepwell.specs import RunSpec
 from stepwell.tools.base import Toolbox
@@ -128,6 +129,9 @@ async def _carry_out(log: ReplayLog, parts: Parts) -> None:
     """Do what `driver.drive` does, with the log in place of a clock and of other tasks."""
     interrupted = False
     while (run := log.state.run) is not None and log.difference is None and (recorded := log.next()) is not None:
+        if run.spec.outside:
+            _take_outside(log, run, recorded)
+            continue
         if isinstance(recorded.event, TAKERS):
             log.take()
             interrupted = False
@@ -136,6 +140,14 @@ async def _carry_out(log: ReplayLog, parts: Parts) -> None:
             await log.carry(_end(log, run))
         else:
             interrupted = await log.carry(_advance(log, run, parts)) and not log.cut
+
+
+def _take_outside(log: ReplayLog, run: RunState, recorded: Recorded) -> None:
+    """Take an event of a run whose decisions were made elsewhere; all that can be told is whether it has a place."""
+    if has_place(run, recorded.event):
+        log.take()
+    else:
+        log.difference = difference_of(recorded, None, log.proved)
 
 
 async def _advance(log: ReplayLog, run: RunState, parts: Parts) -> None:

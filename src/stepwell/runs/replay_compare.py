@@ -14,12 +14,16 @@ from stepwell.events import (
     Answered,
     Asked,
     CancelRequested,
+    Feedback,
     Forked,
+    HistoryCleared,
     Imported,
     LongTermUpdated,
     MessageAdded,
     MessageEnded,
     MessageQueued,
+    MessageStarted,
+    ModelFailed,
     PauseRequested,
     PolicyChanged,
     QueueEdited,
@@ -37,9 +41,11 @@ from stepwell.events import (
     TaskEnded,
     TitleChanged,
     ToolEnded,
+    ToolStarted,
     Unknown,
     encode,
 )
+from stepwell.running import RunState
 
 Kind = Literal["version", "request", "event", "model", "tool"]
 
@@ -55,6 +61,8 @@ INPUTS = (
     MessageQueued,
     QueueEdited,
     PolicyChanged,
+    Feedback,
+    HistoryCleared,
 )
 """What comes from people, and from work beside the run."""
 
@@ -106,6 +114,13 @@ def closes(event: Stored | Unknown) -> bool:
             return False
 
 
+def closes_fork(event: Stored | Unknown) -> bool:
+    """Tell whether an event closes, in a fork, what was open in the parent."""
+    if isinstance(event, ToolEnded):
+        return event.status == "unknown"
+    return isinstance(event, QueueEdited | Answered | ResumeRequested)
+
+
 def by_others(event: Stored | Unknown) -> bool:
     """Tell whether somebody else than the agent that it happens to may have recorded an event."""
     match event:
@@ -145,6 +160,26 @@ def same(stored: Stored | Unknown, made: Stored) -> bool:
     thinking = stored.message.thinking
     same = msgspec.structs.replace(made.message, thinking=thinking) == stored.message
     return same and thinking.endswith(made.message.thinking)
+
+
+def has_place(run: RunState, event: Stored | Unknown) -> bool:
+    """Tell whether an event of a run can stand where it does: in the brackets that are open."""
+    match event:
+        case StepStarted():
+            return not run.step and event.step == run.steps + 1
+        case MessageStarted():
+            return run.step > 0 and not run.message
+        case MessageEnded() | ModelFailed():
+            return run.message > 0
+        case ToolStarted(call=call) | ToolEnded(call=call):
+            opened = run.calls.get(call)
+            return opened is not None and opened.ended is None
+        case StepEnded():
+            return run.step > 0 and not run.message and not run.unanswered()
+        case RunEnded():
+            return not run.step
+        case _:
+            return True
 
 
 def difference_of(recorded: Recorded, made: Stored | None, proved: int) -> Difference:

@@ -13,22 +13,15 @@ from types import MappingProxyType
 from typing import Any, Literal, NoReturn
 
 from stepwell.engines.base import close
-from stepwell.engines.unconcluded import is_last_word
-from stepwell.engines.words import words
 from stepwell.errors import ToolError
 from stepwell.events import (
-    Answered,
     Asked,
     EndReason,
     Forked,
-    LongTermUpdated,
-    MessageAdded,
     MessageEnded,
     MessageStarted,
     PauseRequested,
-    QueueEdited,
     Recorded,
-    ResumeRequested,
     RunClaimed,
     RunEnded,
     Steered,
@@ -41,13 +34,23 @@ from stepwell.events import (
     ToolEnded,
     ToolStarted,
     Transient,
-    Unknown,
     Warned,
 )
-from stepwell.log import NO_BLOBS, Log, NestedLog
+from stepwell.log import NO_BLOBS, Log, NestedLog, Workers, worker_of
 from stepwell.messages import Message
 from stepwell.running import OpenCall
-from stepwell.runs.replay_compare import Difference, Kind, asks, by_others, closes, difference_of, is_input, same
+from stepwell.runs.replay_compare import (
+    Difference,
+    Kind,
+    asks,
+    by_others,
+    closes,
+    closes_fork,
+    difference_of,
+    is_input,
+    same,
+)
+from stepwell.runs.replay_ends import interruption
 from stepwell.state import State
 
 RAN = ("ok", "failed", "timeout", "unknown")
@@ -67,9 +70,6 @@ PATIENCE = 5.0
 
 LOOKED_AHEAD = 100
 """Events among which is looked for what an engine did after a command."""
-
-FAULTS = ("config", "internal")
-"""Causes of an end that lie outside the log: settings of that time, and faults of our own."""
 
 
 class ReplayLog:
@@ -100,7 +100,9 @@ class ReplayLog:
         self.thread = self._threads.pop()
         self._moved = asyncio.Event()
         self._work: asyncio.Task[None] | None = None
-        self._halted = self._closing = False
+        self._halted = self._closing = self._stopped = False
+        self.workers: Workers = {}
+        """The agents that work side by side; see `log.Log`."""
         self._outside = 0
         self._awaited: set[str] = set()
         """Calls whose results somebody waits for."""
@@ -159,7 +161,7 @@ class ReplayLog:
         forked = isinstance(self._events[self._at].event, Forked)
         self._apply()
         # What was open in the parent was closed together with the fork.
-        while forked and (recorded := self.next()) is not None and _closes_fork(recorded.event):
+        while forked and (recorded := self.next()) is not None and closes_fork(recorded.event):
             self._apply()
         self._take_inputs()
         self._tell()
@@ -178,7 +180,10 @@ class ReplayLog:
             case MessageStarted():
                 self.asker = recorded.path
             case Steered(interrupt=True):
-                self.cut = True
+                stop = worker_of(self.workers, recorded.path)
+                self.cut, self._stopped = stop is None, stop is not None
+                if stop is not None:
+                    stop()
             case RunClaimed():
                 self._awaited.clear()
             case Forked():
@@ -221,49 +226,7 @@ class ReplayLog:
 
     def interruption(self) -> RunEnded | None:
         """Return the end of the run if it comes next and was not the engine's decision."""
-        left: set[str] = set()
-        for at in range(self._at, len(self._events)):
-            path = self._events[at].path
-            if any(path.startswith(f"{each}/") if each else path for each in left):
-                return None  # those inside are closed first
-            match self._events[at].event:
-                case ToolEnded(status="cancelled") | MessageEnded(stop="cancelled") | TaskEnded(status="cancelled"):
-                    continue
-                case StepEnded():
-                    left.add(path)
-                case SummaryEnded() | Answered(decision="cancelled"):
-                    continue
-                case LongTermUpdated() | MessageAdded() as said if self._is_last_word(said):
-                    continue
-                case RunEnded() as end if end.cause in ("cancelled", "seconds", *FAULTS):
-                    return end
-                case Forked() if at > self._at and (cause := self._half_closed(at)):
-                    return RunEnded("cancelled" if cause == "cancelled" else "limit", cause)
-                case _:
-                    return None
-        return None
-
-    def _is_last_word(self, event: Stored | Unknown) -> bool:
-        run = self.state.run
-        seconds = run.spec.limits.seconds if run is not None else None
-        if run is None or seconds is None:
-            return False
-        return is_last_word(event, words("seconds", run.spec.language, limit=seconds))
-
-    def _half_closed(self, upto: int) -> str:
-        """Return why the run was being closed when its thread was forked in the middle of that; empty for no such."""
-        run, events = self.state.run, self._events[self._at : upto]
-        if run is None or run.cancel is not None:
-            return "cancelled" if run is not None else ""
-        causes = [each.event.cause for each in events if isinstance(each.event, TaskEnded)]
-        seconds = run.spec.limits.seconds
-        if seconds is not None and events and events[0].time >= run.started + seconds * 1000:
-            causes.append("seconds")  # an engine closes nothing after that
-        if any(self._is_last_word(each.event) for each in events):
-            causes.append("seconds")
-        if not run.interrupted and any(isinstance(each.event, MessageEnded) and not each.path for each in events):
-            causes.append("seconds")  # else nobody cuts a reply off
-        return next((cause for cause in causes if cause in ("seconds", *FAULTS)), "")
+        return interruption(self._events, self._at, self.state.run)
 
     async def carry(self, work: Coroutine[Any, Any, None]) -> bool:
         """Carry out work until it is done or the log has something else to say; return whether it was cut off."""
@@ -306,6 +269,7 @@ class ReplayLog:
                 self.difference = difference_of(recorded, event, self.proved)
                 await self._halt()
             self.take()
+            await self._let_stop()
 
     def _runs_elsewhere(self, path: str, made: Stored) -> bool:
         """Tell whether the log has the result of another call first, which this agent has under way."""
@@ -331,6 +295,7 @@ class ReplayLog:
         Where somebody interrupted the work, or the run, it is cut off here.
         """
         while True:
+            await self._let_stop()
             if self.cut or (not self._closing and self.interruption() is not None):
                 await self._halt()
             recorded = self.next()
@@ -343,6 +308,11 @@ class ReplayLog:
                 return
             if not await self._others_move():
                 return
+
+    async def _let_stop(self) -> None:
+        if self._stopped:  # whoever is stopped may be the very one that comes by here
+            self._stopped = False
+            await asyncio.sleep(0)
 
     async def moves(self, slices: int = SLICES) -> bool:
         """Let others go on; return whether any of them recorded something."""
@@ -484,9 +454,3 @@ class _NestedLog(NestedLog):
         """Return stored events that were applied by now, and by others while they were read."""
         await self._replayed.let_others(self.path)
         return self._replayed.applied(after, limit)
-
-
-def _closes_fork(event: Stored | Unknown) -> bool:
-    if isinstance(event, ToolEnded):
-        return event.status == "unknown"
-    return isinstance(event, QueueEdited | Answered | ResumeRequested)

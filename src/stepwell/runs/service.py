@@ -178,7 +178,7 @@ class RunService(Threads):
         policy = policy or state.policy
         if policy == "reject":
             raise Busy("The thread has an open run; wait for its end or cancel it.", "thread")
-        if run is None or policy == "queue" or run.cancel is not None:
+        if run is None or policy == "queue" or run.cancel is not None or run.spec.outside:
             return RunRef(log.thread, 0, queued=self._put(log, (("", MessageQueued(message, spec)),), once=once))
         interrupts = policy == "interrupt"
         seq = self._put(log, (("", Steered(message, interrupts)),), interrupts=interrupts, once=once)
@@ -441,7 +441,7 @@ class RunService(Threads):
         elif run.seq >= first:
             self._submit(log)
         elif run.waiting is None and log.interrupt is not None and (waited or interrupts):
-            log.interrupt()
+            log.interrupt_at("" if waited else chosen[0][0])
         elif run.waiting is None and waited:
             self._submit(log)
         return first

@@ -1,0 +1,80 @@
+"""Why a stored run was ended from outside its engine: read from what was closed before its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stepwell.engines.unconcluded import is_last_word
+from stepwell.engines.words import words
+from stepwell.events import (
+    Answered,
+    Forked,
+    LongTermUpdated,
+    MessageAdded,
+    MessageEnded,
+    Recorded,
+    RunEnded,
+    StepEnded,
+    Stored,
+    SummaryEnded,
+    TaskEnded,
+    ToolEnded,
+    Unknown,
+)
+from stepwell.running import RunState
+
+FAULTS = ("config", "internal")
+"""Causes of an end that lie outside the log: settings of that time, and faults of our own."""
+
+
+def interruption(events: Sequence[Recorded], first: int, run: RunState | None) -> RunEnded | None:
+    """Return the end of a run if it comes next and was not its engine's decision.
+
+    Args:
+        events: Of the thread.
+        first: Index of the event that comes next.
+        run: The open run.
+    """
+    left: set[str] = set()
+    for at in range(first, len(events)):
+        path = events[at].path
+        if any(path.startswith(f"{each}/") if each else path for each in left):
+            return None  # those inside are closed first
+        match events[at].event:
+            case ToolEnded(status="cancelled") | MessageEnded(stop="cancelled") | TaskEnded(status="cancelled"):
+                continue
+            case StepEnded():
+                left.add(path)
+            case SummaryEnded() | Answered(decision="cancelled"):
+                continue
+            case LongTermUpdated() | MessageAdded() as said if _is_last_word(said, run):
+                continue
+            case RunEnded() as end if end.cause in ("cancelled", "seconds", *FAULTS):
+                return end
+            case Forked() if at > first and (cause := _half_closed(events[first:at], run)):
+                return RunEnded("cancelled" if cause == "cancelled" else "limit", cause)
+            case _:
+                return None
+    return None
+
+
+def _is_last_word(event: Stored | Unknown, run: RunState | None) -> bool:
+    seconds = run.spec.limits.seconds if run is not None else None
+    if run is None or seconds is None:
+        return False
+    return is_last_word(event, words("seconds", run.spec.language, limit=seconds))
+
+
+def _half_closed(events: Sequence[Recorded], run: RunState | None) -> str:
+    """Return why a run was being closed when its thread was forked in the middle of that; empty for no such."""
+    if run is None or run.cancel is not None:
+        return "cancelled" if run is not None else ""
+    causes = [each.event.cause for each in events if isinstance(each.event, TaskEnded)]
+    seconds = run.spec.limits.seconds
+    if seconds is not None and events and events[0].time >= run.started + seconds * 1000:
+        causes.append("seconds")  # an engine closes nothing after that
+    if any(_is_last_word(each.event, run) for each in events):
+        causes.append("seconds")
+    if not run.interrupted and any(isinstance(each.event, MessageEnded) and not each.path for each in events):
+        causes.append("seconds")  # else nobody cuts a reply off
+    return next((cause for cause in causes if cause in ("seconds", *FAULTS)), "")

@@ -16,6 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import apsw
+
+from tests.support.endpoint import Endpoint
+
 PROGRAM = str(Path(sys.executable).with_name("stepwell"))
 WAIT = 20.0
 """Seconds that any one wait may take."""
@@ -60,17 +64,33 @@ class Cli:
         return await finish(await self.start(*args, **options), None if stdin is None else stdin.encode())
 
     async def threads(self) -> list[str]:
-        """Return the ids of the threads, newest first."""
-        listed = await self.run("threads")
-        assert listed.code == 0, listed
-        return [line.split("\t")[0] for line in listed.out.splitlines()]
+        """Return the ids of one's threads, newest first, from the file: a command for each look takes half a second."""
+        try:
+            db = apsw.Connection(str(self.data / "stepwell.db"), flags=apsw.SQLITE_OPEN_READWRITE)
+        except apsw.CantOpenError:
+            return []
+        db.set_busy_timeout(round(WAIT * 1000))
+        made = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'threads'").get
+        sql = "SELECT id FROM threads WHERE owner = 'local' ORDER BY no DESC"
+        ids = [id for (id,) in db.execute(sql)] if made else []
+        db.close()
+        return ids
 
     async def stored(self) -> str:
         """Wait until a thread is on the disk and return its id: a model may be asked a moment before."""
         async with asyncio.timeout(WAIT):
             while not (ids := await self.threads()):
-                pass
+                await asyncio.sleep(0)
         return ids[0]
+
+    async def left_open(self, endpoint: Endpoint) -> str:
+        """Ask, kill the command while the model answers, and return the thread that it leaves."""
+        process = await self.start("ask", "hello")
+        await endpoint.request(0)
+        thread = await self.stored()
+        process.kill()
+        await finish(process)
+        return thread
 
     async def shown(self, thread: str) -> list[str]:
         """Return the lines of `show`, without numbers and times."""
@@ -91,6 +111,21 @@ class Cli:
                 process.send_signal(signal.SIGCONT)
                 process.send_signal(signal.SIGINT)
             await finish(process)
+
+    @contextlib.asynccontextmanager
+    async def maybe_serving(self, served: bool) -> AsyncGenerator[None]:
+        """Run `stepwell serve` until the block ends, or do not."""
+        async with self.serving() if served else contextlib.nullcontext():
+            yield
+
+    @contextlib.asynccontextmanager
+    async def chatting(self, *args: str) -> AsyncGenerator[Terminal]:
+        """Chat in a terminal, from the first prompt on; at the end it is left by Ctrl-D, with the code 0."""
+        async with self.terminal("chat", *args) as terminal:
+            await terminal.expect("> ")
+            yield terminal
+            terminal.type("\x04")
+            assert await terminal.left() == 0
 
     @contextlib.asynccontextmanager
     async def terminal(self, *args: str, env: Mapping[str, str] | None = None) -> AsyncGenerator[Terminal]:
@@ -197,6 +232,12 @@ class Terminal:
                     raise AssertionError(f"{words!r} is not in {self.text[self._seen :]!r}") from None
         before, self._seen = self.text[self._seen : at], at + len(words)
         return before
+
+    async def enter(self, line: str, *words: str) -> None:
+        """Type a line, and wait for words one after the other."""
+        self.type(f"{line}\n")
+        for each in words:
+            await self.expect(each)
 
     def type(self, keys: str) -> None:
         os.write(self._master, keys.encode())

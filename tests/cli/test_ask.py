@@ -158,10 +158,7 @@ def test_ctrl_c_cancels_the_run_and_ends_the_command(tmp_path: Path, served: boo
     async def main() -> None:
         async with Endpoint([stream(chunk(content="half"), Cut.STALL)]) as endpoint:
             cli = Cli(tmp_path).at(endpoint.base_url)
-            if served:
-                async with cli.serving():
-                    await interrupt(cli, endpoint)
-            else:
+            async with cli.maybe_serving(served):
                 await interrupt(cli, endpoint)
 
     async def interrupt(cli: Cli, endpoint: Endpoint) -> None:
@@ -224,11 +221,7 @@ def test_a_run_that_was_left_unfinished_is_gone_on_with_before_the_question(tmp_
         replies = [stream(chunk(content="half"), Cut.STALL), text("all of it"), text("and more")]
         async with Endpoint(replies) as endpoint:
             cli = Cli(tmp_path).at(endpoint.base_url)
-            process = await cli.start("ask", "hello")
-            await endpoint.request(0)
-            thread = await cli.stored()
-            process.kill()
-            await finish(process)
+            thread = await cli.left_open(endpoint)
             done = await cli.run("ask", "go on", "--thread", thread)
             assert (done.code, done.out) == (0, "and more\n")
             said = [message["content"] for message in endpoint.requests[2].body["messages"]]

@@ -110,10 +110,7 @@ def test_a_person_sees_text_as_it_comes_thinking_dim_and_tools_with_their_result
     async def main() -> None:
         async with Endpoint(replies) as endpoint:
             cli = Cli(tmp_path).at(endpoint.base_url)
-            if served:
-                async with cli.serving():
-                    await talk(cli)
-            else:
+            async with cli.maybe_serving(served):
                 await talk(cli)
 
     asyncio.run(main())
@@ -123,20 +120,14 @@ def test_ctrl_c_cancels_the_run_and_not_the_program_and_ctrl_d_leaves(tmp_path: 
     async def main() -> None:
         async with Endpoint([stream(chunk(content="half of it"), Cut.STALL), text("all of it")]) as endpoint:
             cli = Cli(tmp_path).at(endpoint.base_url)
-            async with cli.terminal("chat") as terminal:
-                await terminal.expect("> ")
-                terminal.type("hello\n")
-                await terminal.expect("half of it")
+            async with cli.chatting() as terminal:
+                await terminal.enter("hello", "half of it")
                 terminal.type("\x03")
                 await terminal.expect("The run was cancelled.")
                 await terminal.expect("> ")
-                terminal.type("again\n")
-                await terminal.expect("all of it")
-                await terminal.expect("> ")
+                await terminal.enter("again", "all of it", "> ")
                 terminal.type("\x03")
                 await terminal.expect("Ctrl-D leaves.\n> ")
-                terminal.type("\x04")
-                assert await terminal.left() == 0
             (thread,) = await cli.threads()
             assert "run ended: cancelled The run was cancelled." in await cli.shown(thread)
 
@@ -145,14 +136,12 @@ def test_ctrl_c_cancels_the_run_and_not_the_program_and_ctrl_d_leaves(tmp_path: 
 
 def test_ctrl_c_at_the_prompt_keeps_what_is_typed(tmp_path: Path) -> None:
     async def main() -> None:
-        async with Cli(tmp_path).terminal("chat") as terminal:
-            await terminal.expect("> ")
+        async with Cli(tmp_path).chatting() as terminal:
             terminal.type("what is 2+")
             await terminal.expect("what is 2+")
             terminal.type("\x03")
             await terminal.expect("> what is 2+")
-            terminal.type("3?\n")
-            await terminal.expect("2+3 = 5\n")
+            await terminal.enter("3?", "2+3 = 5\n", "> ")
 
     asyncio.run(main())
 
@@ -160,10 +149,8 @@ def test_ctrl_c_at_the_prompt_keeps_what_is_typed(tmp_path: Path) -> None:
 def test_what_a_model_writes_cannot_steer_the_terminal(tmp_path: Path) -> None:
     async def main() -> None:
         async with Endpoint([text("\x1b]0;owned\x07[red]not red[/red] \x9b31m:smile:\r\n")]) as endpoint:
-            async with Cli(tmp_path).at(endpoint.base_url).terminal("chat") as terminal:
-                await terminal.expect("> ")
-                terminal.type("hello\n")
-                await terminal.expect("\ufffd]0;owned\ufffd[red]not red[/red] \ufffd31m:smile:")
+            async with Cli(tmp_path).at(endpoint.base_url).chatting() as terminal:
+                await terminal.enter("hello", "\ufffd]0;owned\ufffd[red]not red[/red] \ufffd31m:smile:", "> ")
                 assert "\x1b]0;" not in terminal.raw
 
     asyncio.run(main())
@@ -174,9 +161,7 @@ def test_an_attempt_that_broke_is_marked_as_void(tmp_path: Path) -> None:
         async with Endpoint([stream(chunk(content="half"), Cut.RESET)]) as endpoint:
             async with Cli(tmp_path).at(endpoint.base_url).terminal("chat") as terminal:
                 await terminal.expect("> ")
-                terminal.type("hello\n")
-                await terminal.expect("(the text above is void)")
-                await terminal.expect("> ")
+                await terminal.enter("hello", "(the text above is void)", "> ")
 
     asyncio.run(main())
 
@@ -186,8 +171,7 @@ def test_the_person_is_spoken_to_in_their_language(tmp_path: Path) -> None:
         async with Cli(tmp_path, LANG="zh_CN.UTF-8").terminal("chat") as terminal:
             await terminal.expect("模型 offline")
             await terminal.expect("> ")
-            terminal.type("2+3 等于多少？\n")
-            await terminal.expect("2+3 = 5")
+            await terminal.enter("2+3 等于多少？", "2+3 = 5")
 
     asyncio.run(main())
 
@@ -196,11 +180,7 @@ def test_a_run_left_by_a_dead_process_is_gone_on_with_when_its_thread_is_taken_u
     async def main() -> None:
         async with Endpoint([stream(chunk(content="half"), Cut.STALL), text("all of it"), text("more")]) as endpoint:
             cli = Cli(tmp_path).at(endpoint.base_url)
-            process = await cli.start("ask", "hello")
-            await endpoint.request(0)
-            thread = await cli.stored()
-            process.kill()
-            await finish(process)
+            thread = await cli.left_open(endpoint)
             done = await cli.run("chat", "--thread", thread[:8], stdin="go on\n")
             assert (done.code, done.out) == (0, "all of it\nmore\n")
 
@@ -214,14 +194,11 @@ def test_a_chat_goes_on_when_its_server_dies_and_comes_back(tmp_path: Path) -> N
             async with cli.serving() as first:
                 async with cli.terminal("chat") as terminal:
                     await terminal.expect("> ")
-                    terminal.type("hello\n")
-                    await terminal.expect("half")
+                    await terminal.enter("hello", "half")
                     await first.kill()
                     async with cli.serving():
-                        await terminal.expect("(the text above is void)")
-                        await terminal.expect("all of it\n")
-                        await terminal.expect("> ")
-                        terminal.type("and?\n")
-                        await terminal.expect("more\n")
+                        for words in ("(the text above is void)", "all of it\n", "> "):
+                            await terminal.expect(words)
+                        await terminal.enter("and?", "more\n")
 
     asyncio.run(main())

@@ -134,10 +134,7 @@ def test_a_fact_is_pinned_listed_and_removed(tmp_path: Path, server: bool) -> No
         cli = Cli(tmp_path)
         await cli.run("ask", "hi")
         (thread,) = await cli.threads()
-        if server:
-            async with cli.serving():
-                await work(cli, thread)
-        else:
+        async with cli.maybe_serving(server):
             await work(cli, thread)
 
     asyncio.run(main())

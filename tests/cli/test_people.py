@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -20,14 +18,6 @@ def calls(*queries: str) -> Reply:
     return tool_calls(*((f"c{n}", "calculate", [json.dumps({"query": each})]) for n, each in enumerate(queries)))
 
 
-@contextlib.asynccontextmanager
-async def maybe_serving(cli: Cli, served: bool) -> AsyncGenerator[None]:
-    async with contextlib.AsyncExitStack() as stack:
-        if served:
-            await stack.enter_async_context(cli.serving())
-        yield
-
-
 async def said(endpoint: Endpoint, number: int) -> list[str]:
     request = await endpoint.request(number)
     return [each["content"] for each in request.body["messages"][1:]]
@@ -38,7 +28,7 @@ def test_a_run_that_asks_is_left_waiting_and_goes_on_when_its_calls_are_approved
     async def main() -> None:
         async with Endpoint([calls("1+1", "2+2"), text("It is 7.")]) as endpoint:
             cli = Cli(tmp_path, **ASK).at(endpoint.base_url)
-            async with maybe_serving(cli, served):
+            async with cli.maybe_serving(served):
                 asked = await cli.run("ask", "go")
                 assert (asked.code, asked.out) == (3, "")
                 (thread,) = await cli.threads()
@@ -72,27 +62,13 @@ def test_a_person_decides_in_place_with_invisible_characters_written_out(tmp_pat
     async def main() -> None:
         async with Endpoint([calls("1+1\u202e", "2+2", "3+3"), text("done")]) as endpoint:
             cli = Cli(tmp_path, **ASK).at(endpoint.base_url)
-            async with cli.terminal("chat") as terminal:
-                await terminal.expect("> ")
-                terminal.type("go\n")
-                await terminal.expect("\\u202e")
-                await terminal.expect("y: run it")
-                terminal.type("what?\n")
-                await terminal.expect("y: run it")
-                terminal.type("n no tricks\n")
-                await terminal.expect('"2+2"')
-                await terminal.expect("y: run it")
-                terminal.type('e {"query": 5}\n')
-                await terminal.expect("error:")
-                await terminal.expect("y: run it")
-                terminal.type('e {"query": "20+2"}\n')
-                await terminal.expect('"3+3"')
-                await terminal.expect("y: run it")
-                terminal.type("a\n")
-                await terminal.expect("done\n")
-                await terminal.expect("> ")
-                terminal.type("\x04")
-                assert await terminal.left() == 0
+            async with cli.chatting() as terminal:
+                await terminal.enter("go", "\\u202e", "y: run it")
+                await terminal.enter("what?", "y: run it")
+                await terminal.enter("n no tricks", '"2+2"', "y: run it")
+                await terminal.enter('e {"query": 5}', "error:", "y: run it")
+                await terminal.enter('e {"query": "20+2"}', '"3+3"', "y: run it")
+                await terminal.enter("a", "done\n", "> ")
             results = (await said(endpoint, 1))[2:]
             assert "no tricks" in results[0]
             assert results[1].endswith("\n22")
@@ -106,24 +82,15 @@ def test_what_is_typed_while_a_run_goes_on_waits_or_reaches_the_agent(tmp_path: 
         held = asyncio.Event()
         replies = [stream(chunk(content="one"), held, *ending()), text("two"), text("three")]
         async with Endpoint(replies) as endpoint:
-            async with Cli(tmp_path).at(endpoint.base_url).terminal("chat") as terminal:
-                await terminal.expect("> ")
-                terminal.type("first\n")
-                await terminal.expect("one")
-                terminal.type("later\n")
-                await terminal.expect("Waiting for the end of the run, as number ")
-                terminal.type("/queue\n")
-                await terminal.expect("  later\n")
-                terminal.type("/what\n")
-                await terminal.expect("/steer TEXT")
-                terminal.type("/steer now\n")
-                await terminal.expect("The agent meets it")
+            async with Cli(tmp_path).at(endpoint.base_url).chatting() as terminal:
+                await terminal.enter("first", "one")
+                await terminal.enter("later", "Waiting for the end of the run, as number ")
+                await terminal.enter("/queue", "  later\n")
+                await terminal.enter("/what", "/steer TEXT")
+                await terminal.enter("/steer now", "The agent meets it")
                 held.set()
-                await terminal.expect("two")
-                await terminal.expect("three")
-                await terminal.expect("> ")
-                terminal.type("\x04")
-                assert await terminal.left() == 0
+                for words in ("two", "three", "> "):
+                    await terminal.expect(words)
             assert (await said(endpoint, 1))[-1] == "now"
             assert (await said(endpoint, 2))[-1] == "later"
 
@@ -204,7 +171,7 @@ def test_a_fork_makes_only_the_calls_after_it_and_diff_shows_where_they_part(tmp
         replies = [calls("6*7"), text("42"), text("forty-three"), text("again 42"), text("other")]
         async with Endpoint(replies) as endpoint:
             cli = Cli(tmp_path).at(endpoint.base_url)
-            async with maybe_serving(cli, served):
+            async with cli.maybe_serving(served):
                 assert (await cli.run("ask", "6*7?")).out == "42\n"
                 (old,) = await cli.threads()
                 events = [json.loads(line) for line in (await cli.run("show", "--json", old)).out.splitlines()]
@@ -279,7 +246,7 @@ def test_a_plan_is_shown_as_a_tree_with_what_each_task_hands_in_and_each_change(
     async def main() -> None:
         async with Endpoint(PLAN) as endpoint:
             cli = Cli(tmp_path).at(endpoint.base_url)
-            async with maybe_serving(cli, served):
+            async with cli.maybe_serving(served):
                 done = await cli.run("run", "Do it all.", "--plan")
             assert done.code == 0, done
             lines = done.out.splitlines()

@@ -6,7 +6,8 @@ import asyncio
 import statistics
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from stepwell.runs.people import answer, go_on, pause, pending, questions, steer
 from stepwell.runs.service import RunRef, RunService
 from stepwell.specs import Limits, Rule, RunSpec
 from stepwell.state import State
-from stepwell.store.base import ThreadInfo
+from stepwell.store.base import Store, ThreadInfo
 from stepwell.store.memory import MemoryStore
 from stepwell.store.sqlite import SqliteStore
 from stepwell.tools.base import Tool
@@ -51,6 +52,7 @@ from tests.support.runs import (
     bounded,
     end_of,
     events_of,
+    held,
     is_,
     open_store,
     rig,
@@ -129,6 +131,17 @@ async def left(made: Rig, ref: RunRef) -> None:
     async with asyncio.timeout(WAIT):
         while made.service._logs or made.service._executor.carries(ref.thread):
             await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def left_asking(store: Store) -> AsyncIterator[tuple[Rig, Outbox, RunRef, int]]:
+    """Give a run that waits for the approval of one call, forgotten by its service, and the question's number."""
+    box = Outbox()
+    async with rig(sending("a"), box.tool, store=store) as made:
+        ref = await made.start(**ASK)
+        (number,) = await waiting(made, ref)
+        await left(made, ref)
+        yield made, box, ref, number
 
 
 def decide(made: Rig, ref: RunRef, question: int, decision: str = "approve", **more: Any) -> Any:
@@ -347,11 +360,7 @@ def test_an_answer_is_durable_before_it_is_acknowledged_and_a_driver_on_its_way_
 @pytest.mark.parametrize("kind", STORES)
 def test_a_run_that_was_forgotten_is_claimed_by_whoever_answers(kind: str, tmp_path: Path) -> None:
     async def main() -> None:
-        box = Outbox()
-        async with rig(sending("a"), box.tool, store=open_store(kind, tmp_path)) as made:
-            ref = await made.start(**ASK)
-            (number,) = await waiting(made, ref)
-            await left(made, ref)
+        async with left_asking(open_store(kind, tmp_path)) as (made, box, ref, number):
             await decide(made, ref, number)
             log = await made.ended(ref)
             assert box.sent == ["a"]
@@ -558,10 +567,7 @@ def test_ten_thousand_waiting_runs_cost_nothing_at_the_start(tmp_path: Path) -> 
 @pytest.mark.parametrize("kind", STORES)
 def test_what_is_said_to_a_run_is_before_the_model_at_its_next_call(kind: str, tmp_path: Path) -> None:
     async def main() -> None:
-        gate = Gate()
-        async with rig([reply("one", gates={0: gate}), "two"], store=open_store(kind, tmp_path)) as made:
-            ref = await made.start()
-            await gate.reached.wait()
+        async with held("two", store=open_store(kind, tmp_path)) as (made, ref, gate):
             told = await steer(made.service, OWNER, ref.thread, ref.run, Message("user", "also \0this"))
             assert told.run == ref.run
             gate.set()
@@ -592,11 +598,7 @@ def test_an_interrupt_closes_what_is_under_way_and_keeps_the_text(kind: str, tmp
 
 def test_what_is_said_to_a_waiting_run_wakes_it_and_its_questions_stay(tmp_path: Path) -> None:
     async def main() -> None:
-        box = Outbox()
-        async with rig(sending("a"), box.tool, store=open_store("sqlite", tmp_path)) as made:
-            ref = await made.start(**ASK)
-            (number,) = await waiting(made, ref)
-            await left(made, ref)
+        async with left_asking(open_store("sqlite", tmp_path)) as (made, box, ref, number):
             told = await steer(made.service, OWNER, ref.thread, ref.run, Message("user", "hurry"))
             async with asyncio.timeout(WAIT):
                 later = await until(
@@ -681,11 +683,7 @@ def test_runs_that_are_over_or_were_never_there_cannot_be_told_anything() -> Non
 @pytest.mark.parametrize("kind", STORES)
 def test_a_waiting_run_is_cancelled_at_once_and_once(kind: str, tmp_path: Path) -> None:
     async def main() -> None:
-        box = Outbox()
-        async with rig(sending("a"), box.tool, store=open_store(kind, tmp_path)) as made:
-            ref = await made.start(**ASK)
-            (number,) = await waiting(made, ref)
-            await left(made, ref)
+        async with left_asking(open_store(kind, tmp_path)) as (made, box, ref, number):
             cancels = [made.service.cancel(OWNER, ref.thread, ref.run) for _ in range(5)]
             outcomes = await asyncio.gather(*cancels, decide(made, ref, number), return_exceptions=True)
             assert outcomes[:5] == [None] * 5

@@ -43,6 +43,7 @@ from tests.support.runs import (
     bounded,
     end_of,
     events_of,
+    held,
     is_,
     open_store,
     rig,
@@ -356,10 +357,7 @@ def test_a_client_that_leaves_while_its_run_is_stored_finds_it_again() -> None:
 @pytest.mark.parametrize("kind", STORES)
 def test_cancelling_twice_or_after_the_end_changes_nothing_more(kind: str, tmp_path: Path) -> None:
     async def main() -> None:
-        gate = Gate()
-        async with rig([reply("a", gates={0: gate}), "b"], store=open_store(kind, tmp_path)) as made:
-            ref = await made.start()
-            await gate.reached.wait()
+        async with held("b", store=open_store(kind, tmp_path)) as (made, ref, _):
             cancel = made.service.cancel
             await asyncio.gather(*(cancel(OWNER, ref.thread, ref.run, str(number)) for number in range(3)))
             log = await made.ended(ref)
@@ -485,10 +483,7 @@ def test_removing_a_thread_ends_its_run_and_its_readers(kind: str, tmp_path: Pat
 
 def test_a_thread_removed_twice_at_the_same_time_is_gone_once() -> None:
     async def main() -> None:
-        gate = Gate()
-        async with rig([reply("a", gates={0: gate})]) as made:
-            ref = await made.start()
-            await gate.reached.wait()
+        async with held() as (made, ref, _):
             delete = made.service.delete
             outcomes = await asyncio.gather(*(delete(OWNER, ref.thread) for _ in range(3)), return_exceptions=True)
             assert None in outcomes
@@ -631,10 +626,7 @@ def test_a_thread_that_nobody_uses_is_not_kept_in_memory(kind: str, tmp_path: Pa
 
 def test_readers_that_come_and_go_during_a_run_share_one_log() -> None:
     async def main() -> None:
-        gate = Gate()
-        async with rig([reply("a", gates={0: gate})]) as made:
-            ref = await made.start()
-            await gate.reached.wait()
+        async with held() as (made, ref, gate):
             log = made.service._logs[ref.thread]
             for _ in range(3):
                 await asyncio.gather(*(until(made.service, ref.thread, is_(MessageStarted)) for _ in range(5)))

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ import msgspec
 
 from stepwell.events import Recorded
 from stepwell.log import NO_BLOBS
-from stepwell.messages import Message
+from stepwell.messages import Message, ToolCall
 from stepwell.models.base import ModelRequest
 from stepwell.models.scripted import Answer, ScriptedModel, call, reply
 from stepwell.specs import ContextSpec, RunSpec
@@ -29,8 +30,11 @@ from stepwell.store.base import NO_SPENDING, KeyUse, Spending, ThreadInfo
 from stepwell.store.sqlite import SqliteStore
 from stepwell.tools.base import Tool, ToolContext, as_tool
 from stepwell.tools.mark import tool
+from tests.support.delegating import DELEGATE, DelegatingRig
 from tests.support.runs import OWNER, Rig, until
+from tests.support.tasks import concluded, offered, results, submit
 
+ROOT = Path(__file__).parents[2]
 When = Literal["committed", "told"]
 """A victim dies before those who wait for the commit learn of it, or after."""
 
@@ -56,14 +60,14 @@ class Case(NamedTuple):
         at: So many events are stored when the first process dies; 0 lets it live.
         when: See `When`.
         again: So many more are stored when the one who goes on dies too; 0 lets it live.
-        kind: What is carried out: ten calls, or a long run that is compacted and summarised.
+        kind: What is carried out: ten calls, a long run that is compacted and summarised, or tasks given to others.
     """
 
     name: str
     at: int
     when: When
     again: int = 0
-    kind: Literal["ten", "long"] = "ten"
+    kind: Literal["ten", "long", "given"] = "ten"
 
 
 def brain(request: ModelRequest) -> Answer:
@@ -115,6 +119,28 @@ def pages(ledger: Path) -> list[Tool]:
         return f"page {page}: booked " + "in the big book " * 20
 
     return [as_tool(tool(effect="pure")(read)), as_tool(tool(effect="write")(book))]
+
+
+GIVEN = "Both tasks were done."
+TASKS: dict[str, tuple[ToolCall, ...]] = {
+    "x": (call("note", what="a"), call("look", what="b")),
+    "y": (call("put", what="c"), call("delegate", agent="reader", task="z")),
+    "z": (call("note", what="d"),),
+}
+"""What is called for each task, one after the other; two are given at once, the third by whoever does the second."""
+
+
+def giver(request: ModelRequest) -> Answer:
+    """Decide by what is offered, the task and the number of results."""
+    done, names = len(results(request)), offered(request)
+    if "conclusion" in names:
+        return concluded("ended")
+    if "subtask_submit" not in names:
+        tasks = (call("delegate", agent=agent, task=task) for agent, task in (("reader", "x"), ("writer", "y")))
+        return GIVEN if done else reply("", *tasks)
+    opening = next(each.content for each in request.messages if each.role == "user")
+    calls = TASKS[opening.split("\n\n")[1]]
+    return calls[done] if done < len(calls) else submit("did it")
 
 
 def enter(ledger: Path, line: str) -> None:
@@ -210,6 +236,8 @@ def rig(folder: Path, case: Case, at: int) -> Rig:
     store = Fatal(path, at, case.when) if at else SqliteStore(path)
     if case.kind == "long":
         return Rig(store, bookkeeper, pages(ledger), summarizer=summarizer(ledger))
+    if case.kind == "given":
+        return DelegatingRig(store, giver, [*tools(ledger), DELEGATE])
     return Rig(store, brain, tools(ledger))
 
 
@@ -274,6 +302,32 @@ class Running:
         else:
             return False
         return True
+
+
+def carry_out(folder: Path, cases: list[Case]) -> dict[str, list[int]]:
+    """Carry cases out in processes forked from one that has imported everything; return how those ended."""
+    program = [sys.executable, "-m", "tests.support.crash", str(folder)]
+    done = subprocess.run(
+        program, input=json.dumps(cases), cwd=ROOT, capture_output=True, text=True, timeout=55, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    ends = dict(json.loads(line) for line in done.stdout.splitlines())
+    assert ends.keys() == {case.name for case in cases}, done.stderr
+    assert not done.stderr
+    return ends
+
+
+def log_of(folder: Path) -> list[Recorded]:
+    """Return the one log of a case that is over."""
+
+    async def read() -> list[Recorded]:
+        store = SqliteStore(folder / "stepwell.db")
+        (info,) = await store.threads(OWNER)
+        events = await store.read(info.id)
+        await store.close()
+        return events
+
+    return asyncio.run(read())
 
 
 def main(folder: Path, cases: list[Case]) -> None:

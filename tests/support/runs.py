@@ -33,7 +33,7 @@ from stepwell.log import Log
 from stepwell.messages import Message
 from stepwell.models.base import Model
 from stepwell.models.dialects.base import Dialect
-from stepwell.models.scripted import Brain, ModelCall, ScriptedModel, Step
+from stepwell.models.scripted import Brain, Gate, ModelCall, ScriptedModel, Step, reply
 from stepwell.runs.channel import Cursor, Item, Piece
 from stepwell.runs.service import RunRef, RunService
 from stepwell.specs import RunSpec
@@ -135,10 +135,11 @@ async def rig(
     *tools: Tool | Callable[..., Any],
     store: Store | None = None,
     dialect: Dialect | None = None,
+    kind: type[Rig] = Rig,
 ) -> AsyncIterator[Rig]:
     """Give a rig; afterwards nothing of it may be at work any more."""
     before = asyncio.all_tasks()
-    made = Rig(store or MemoryStore(), model, tools, dialect)
+    made = kind(store or MemoryStore(), model, tools, dialect)
     try:
         yield made
     finally:
@@ -146,6 +147,16 @@ async def rig(
             await made.service.stop(0.0)
     left = asyncio.all_tasks() - before
     assert not left, f"the service left tasks behind: {left}"
+
+
+@asynccontextmanager
+async def held(*later: Step, store: Store | None = None) -> AsyncIterator[tuple[Rig, RunRef, Gate]]:
+    """Give a rig with a run whose model was asked and answers `one` when the gate is set."""
+    gate = Gate()
+    async with rig([reply("one", gates={0: gate}), *later], store=store) as made:
+        ref = await made.start()
+        await gate.reached.wait()
+        yield made, ref, gate
 
 
 async def until(

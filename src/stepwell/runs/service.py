@@ -310,10 +310,10 @@ class RunService(Threads):
 
     async def _resume(self, info: ThreadInfo) -> bool:
         async with self.using(info.owner, info.id) as log:
-            if log.error is not None:
-                await log.rebase()
-            elif info.seq > log.state.seq:
+            await self.committed(log)
+            if info.seq > log.state.seq:
                 await log.refresh()  # a process that died appended to a thread that somebody follows here
+                await self.committed(log)  # what was recorded here meanwhile kept it from being read
             run = log.state.run
             if log.state.foreign:
                 _log.error("run of thread %s is not resumed: it has events of a newer version", info.id)

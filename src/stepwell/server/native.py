@@ -197,9 +197,9 @@ async def _changed(service: RunService, owner: str, thread: str, body: ThreadCha
 
 async def _shown(service: RunService, owner: str, thread: str) -> dict[str, Any]:
     """Return a thread with what it waits for and where it comes from."""
-    info = await service.info(owner, thread)
     async with service.using(owner, thread) as log:
-        state = log.state
+        await service.committed(log)
+        info, state = await service.info(owner, thread), log.state
         more = {
             # As of the same moment as the rest: the row may be a commit behind.
             "run": state.run.seq if state.run is not None else None,

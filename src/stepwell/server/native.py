@@ -198,18 +198,18 @@ async def _changed(service: RunService, owner: str, thread: str, body: ThreadCha
 async def _shown(service: RunService, owner: str, thread: str) -> dict[str, Any]:
     """Return a thread with what it waits for and where it comes from."""
     async with service.using(owner, thread) as log:
-        await service.committed(log)
-        info, state = await service.info(owner, thread), log.state
-        more = {
-            # As of the same moment as the rest: the row may be a commit behind.
+        state = log.state
+        more: dict[str, Any] = {
             "run": state.run.seq if state.run is not None else None,
             "policy": state.policy,
             "questions": len(state.questions),
             "queued": len(state.queue),
-            "parent": {"thread": info.parent, "at": info.forked} if info.parent else None,
             "waiting": state.run is not None and state.run.waiting is not None,
         }
-    return _thread(info) | more
+        await service.committed(log)  # or the row and the events would be behind what is told here
+        info = await service.info(owner, thread)
+    parent = {"thread": info.parent, "at": info.forked} if info.parent else None
+    return _thread(info) | more | {"parent": parent}
 
 
 def _page(events: list[Recorded], more: bool) -> Response:

@@ -18,4 +18,4 @@ def test_an_old_client_sees_what_it_saw_however_the_models_text_is_cut(cut: str)
         finally:
             program.terminate()  # it stops its server, which a kill would leave behind
     assert program.returncode == 0, output
-    assert "21 passed, 0 failed" in output
+    assert "23 passed, 0 failed" in output

@@ -7,16 +7,14 @@ Sources, strongest first: arguments of a command, `STEPWELL_…` variables (`__`
 from __future__ import annotations
 
 import ipaddress
-import json
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -26,37 +24,16 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from stepwell.config_base import Names, Table, is_address
+from stepwell.config_mcp import McpServerSettings, McpSettings, ServerName
 from stepwell.errors import ConfigError
 
 OFFLINE = "offline"
 """Name of the embedded model, always there."""
 
 
-def _read(value: Any) -> Any:
-    """Read a table or list that a variable holds as JSON."""
-    try:
-        return json.loads(value) if isinstance(value, str) and value.lstrip()[:1] in ("{", "[") else value
-    except ValueError as error:
-        raise ValueError(f"it is no JSON: {error}") from error
-
-
-def _split(value: Any) -> Any:
-    value = _read(value)
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-Names = Annotated[list[str], BeforeValidator(_split)]
-Table = BeforeValidator(_read)
 AgentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 """Stands in the path of its events."""
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 class _Section(BaseModel):
@@ -104,7 +81,7 @@ class ModelSettings(_Section):
 
     @model_validator(mode="after")
     def _complete(self) -> ModelSettings:
-        if (self.kind == "openai" or self.base_url) and not _is_address(self.base_url):
+        if (self.kind == "openai" or self.base_url) and not is_address(self.base_url):
             raise ValueError("base_url must be the endpoint's address, such as http://127.0.0.1:11434/v1")
         if self.kind == "provider" and not all(self.model.partition(":")):
             raise ValueError("model must begin with its vendor, such as anthropic:claude-opus-5")
@@ -308,7 +285,7 @@ class ToolSettings(_Section):
 
 
 class ChatchatSettings(_Section):
-    """The route of old Langchain-Chatchat clients."""
+    """The routes of old Langchain-Chatchat clients."""
 
     model: str = ""
     """Default of `model_name` (the first of `LLM_MODELS` there); empty: the default model."""
@@ -319,11 +296,13 @@ class ChatchatSettings(_Section):
     history_rounds: int = Field(default=3, ge=0)
     """Rounds of `history` that the model sees (`HISTORY_LEN` there, which kept twice as many)."""
     dialects: Annotated[dict[str, str], Table] = {}
-    """Dialect by model name, where it should not be `react`; `native` for native tool calls."""
+    """Dialect by model name, `native` for native tool calls; else `glm3` for ChatGLM3's names and `react` for all others."""
     max_steps: int = Field(default=15, ge=1)
     """Model calls of one request."""
     keep_days: int = Field(default=30, ge=1)
-    """Days for which the threads of these requests are kept."""
+    """Days for which the threads of these requests are kept; conversations are kept until somebody deletes them."""
+    statuses: Literal["0.3.1", "master"] = "0.3.1"
+    """Numbers of `status` for 0.3 clients: those of 0.3.0 and 0.3.1, or of that service's last state (`master`)."""
     language: Literal["en", "zh"] = "zh"
     """Language of the prompt templates and notices."""
 
@@ -376,6 +355,8 @@ class Config(BaseSettings):
     tools: ToolSettings = ToolSettings()
     chatchat: ChatchatSettings = ChatchatSettings()
     openai: OpenAISettings = OpenAISettings()
+    mcp: Annotated[dict[ServerName, McpSettings], Table] = {}
+    mcp_server: McpServerSettings = McpServerSettings()
 
     @classmethod
     def settings_customise_sources(
@@ -422,6 +403,11 @@ class Config(BaseSettings):
     def workspace(self) -> Path:
         """The folder of the tools that work on files."""
         return (self.tools.workspace or self.folder / "workspace").expanduser()
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What MCP servers may be given of the environment, by the names that the settings have."""
+        return os.environ
 
     def api_key(self, model: ModelSettings) -> str:
         """Return the endpoint's key of a model, from its variable or the settings."""

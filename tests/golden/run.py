@@ -2,8 +2,7 @@
 
     run.py [CASES] [CUT]
 
-CASES is a file of cases; without it (or with an empty one) they are those of `agent_chat.jsonl` that this version
-answers. CUT says how the model's text is cut into tokens: recorded (the default), char, whole, or a number, the seed of
+CASES is a file of cases; without it (or with an empty one) they are those of `agent_chat.jsonl`. CUT says how the model's text is cut into tokens: recorded (the default), char, whole, or a number, the seed of
 a random cut. The exit status is 0 when every case holds. The comparison itself is in `replay.py`.
 """
 
@@ -24,7 +23,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-LEFT_OUT = {"glm3_": "it needs the dialect of ChatGLM3, which this version does not speak"}
 START, STOP = 30.0, 10.0  # seconds that the server may take
 
 SETTINGS = """\
@@ -53,7 +51,7 @@ def main() -> None:
         sys.exit(f"there is no file of cases {given}; an empty name stands for those that come along: golden '' char")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="stepwell-golden-") as folder:
-        cases = Path(given).resolve() if given else answered(Path(folder))
+        cases = Path(given).resolve() if given else HERE / "agent_chat.jsonl"
         port, upstream = free_ports()
         settings = SETTINGS.format(data=json.dumps(f"{folder}/data"), upstream=upstream)
         Path(folder, "stepwell.toml").write_text(settings, encoding="utf-8")
@@ -63,21 +61,6 @@ def main() -> None:
             replay = [sys.executable, str(HERE / "replay.py"), *options, "--cut", cut or "recorded"]
             if status := subprocess.run(replay, env=environment(), check=False).returncode:
                 sys.exit(status)
-
-
-def answered(folder: Path) -> Path:
-    """Write the cases that this version answers, and say which it leaves out and why."""
-    kept: list[str] = []
-    for line in (HERE / "agent_chat.jsonl").read_text(encoding="utf-8").split("\n"):
-        name = json.loads(line)["name"] if line else ""
-        why = [reason for prefix, reason in LEFT_OUT.items() if name.startswith(prefix)]
-        if why:
-            print(f"left out: {name}: {why[0]}", flush=True)
-        else:
-            kept.append(line)
-    path = folder / "cases.jsonl"
-    path.write_text("\n".join(kept), encoding="utf-8")
-    return path
 
 
 def free_ports() -> tuple[int, int]:

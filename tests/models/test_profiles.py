@@ -70,9 +70,30 @@ FACTS = [
 def test_a_name_belongs_to_its_family(name: str, window: int, native: bool) -> None:
     profile = profile_for(name)
     assert (profile.window, profile.native_tools) == (window, native)
-    assert profile.dialect == "react"
     assert profile_for(name.upper()) == profile
     assert profile_for(f"vendor/{name}") == profile
+
+
+@pytest.mark.parametrize(
+    ("name", "dialect"),
+    [
+        ("Qwen-7B-Chat", "qwen"),
+        ("qwen:7b", "qwen"),
+        ("Qwen1.5-72B-Chat", "qwen"),
+        ("Qwen2-7B-Instruct", "react"),
+        ("Qwen/Qwen2.5-7B-Instruct", "hermes"),
+        ("qwen3:8b", "hermes"),
+        ("Qwen3-235B-A22B-Instruct-2507", "hermes"),
+        ("qwen3-coder-30b", "react"),
+        ("qwen-plus", "react"),
+        ("chatglm3-6b-32k", "glm3"),
+        ("chatglm2-6b", "react"),
+        ("gemma2:9b", "react"),
+        ("my-model", "react"),
+    ],
+)
+def test_a_family_has_the_dialect_that_it_was_trained_on(name: str, dialect: str) -> None:
+    assert profile_for(name).dialect == dialect
 
 
 @pytest.mark.parametrize(

@@ -20,15 +20,20 @@ def test_every_prompt_comes_in_english_and_chinese() -> None:
     assert {name.rsplit(".", 2)[0] for name in FILES} == {
         "chat_about.default",
         "conclusion.default",
+        "glm3.ChatGLM3",
+        "glm3.default",
+        "hermes.default",
         "judger.default",
         "plan.fast",
         "plan.generate",
         "plan.refine",
+        "qwen.default",
         "react.ChatGLM3",
         "react.default",
         "repair.default",
         "reply.plain",
         "router.default",
+        "structured.default",
         "summary.rolling",
         "summary.tool_calls",
         "summary.working_context",
@@ -37,8 +42,10 @@ def test_every_prompt_comes_in_english_and_chinese() -> None:
         "task.last",
         "task.start",
         "task.step",
+        "xml.default",
     }
-    assert len(FILES) == 38
+    assert len(FILES) == 50
+    assert names("glm3") == ["ChatGLM3", "default"]
     assert names("plan") == ["fast", "generate", "refine"]
     assert names("react") == ["ChatGLM3", "default"]
     assert names("summary") == ["rolling", "tool_calls", "working_context"]
@@ -69,7 +76,7 @@ def test_a_language_that_lacks_is_given_in_english() -> None:
         ("react", "Default", "no react prompt named 'Default'"),
         ("react", "../errors", "no react prompt named '../errors'"),
         ("system", "", "no system prompt named ''. Known: default."),
-        ("nope", "default", "named 'nope'. Known: chat_about, conclusion, judger, plan, react,"),
+        ("nope", "default", "named 'nope'. Known: chat_about, conclusion, glm3, hermes, judger, plan, qwen, react,"),
     ],
 )
 def test_an_unknown_prompt_is_refused_with_the_known_ones(kind: str, name: str, message: str) -> None:

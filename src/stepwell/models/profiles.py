@@ -5,7 +5,8 @@ that is too small costs a little and one that is too large costs the run. They a
 override any of them (`profile_for(name, window=...)`). A server may also be started with a smaller window than
 its model has; then its own figure belongs in the settings.
 
-`native_tools` is off where a family has no tool calls or where its servers rarely switch them on.
+`native_tools` is off where a family has no tool calls or where its servers rarely switch them on. `dialect` names the
+form that a family was trained on; it serves where `native_tools` is off.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ def _facts(
     heat: bool = True,
     tokenizer: Tokenizer = "",
     rule: ImageRule = "",
+    dialect: str = "react",
 ) -> ModelProfile:
     return ModelProfile(
         window=window,
         max_output=output,
         native_tools=tools,
+        dialect=dialect,
         images=images,
         usage_in_stream=usage,
         max_tokens_name=limit,
@@ -121,16 +124,19 @@ _FAMILIES: tuple[tuple[str, ModelProfile], ...] = (
     (r"deepseek-?(reasoner|r\d|v4)", _facts(128 * K, 64 * K, thinks=True)),
     (r"deepseek-(vl|llm|coder-(v1|\d))", _facts(4096, tools=False)),
     (r"deepseek", _facts(128 * K, 8192)),
-    # Qwen. Version 1 and 1.5 have no tool calls; `qwen:` is how Ollama names 1.5.
-    (r"qwen-?1\.5", _facts(32 * K, tools=False)),
-    (r"qwen(-vl)?(:|-(1[._]8|7|14|72)b)", _facts(8192, tools=False)),
+    # Qwen. Version 1 and 1.5 have no tool calls; `qwen:` is how Ollama names 1.5. The chat templates of 2.5 and 3 ask
+    # for tool calls in the form of Hermes, save that of the coders of 3, which have a form of their own.
+    (r"qwen-?1\.5", _facts(32 * K, tools=False, dialect="qwen")),
+    (r"qwen(-vl)?(:|-(1[._]8|7|14|72)b)", _facts(8192, tools=False, dialect="qwen")),
     (r"qwen-?2-|qwen-?2:", _facts(32 * K, 8192)),
     (r"qwen.*(vl|omni)|qvq", _facts(32 * K, 8192, images=True, rule="qwen")),
-    (r"qwen-?3.*(coder|2507|next)|qwen-?3\.5", _facts(256 * K, 32 * K)),
+    (r"qwen-?3.*coder|qwen-?3\.5", _facts(256 * K, 32 * K)),
+    (r"qwen-?3.*(2507|next)", _facts(256 * K, 32 * K, dialect="hermes")),
     (r"qwen-(plus|turbo|flash|long)", _facts(128 * K, 8192)),
-    (r"qwen|qwq", _facts(32 * K, 8192)),
+    (r"qwen-?(2\.5|3)|qwq", _facts(32 * K, 8192, dialect="hermes")),
+    (r"qwen", _facts(32 * K, 8192)),
     # Zhipu.
-    (r"chatglm3", _facts(8192, tools=False)),
+    (r"chatglm3", _facts(8192, tools=False, dialect="glm3")),
     (r"chatglm", _facts(8192, tools=False)),
     (r"glm-?4v", _facts(8192, 1024, images=True, tools=False)),
     (r"glm-?4\.[15]v", _facts(64 * K, 16 * K, images=True, rule="qwen")),

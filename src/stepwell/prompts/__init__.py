@@ -18,18 +18,24 @@ _DEFAULT_LANGUAGE = "en"
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
 _REACT = frozenset({"tools", "tool_names", "history", "input", "agent_scratchpad"})
+_TURNS = (frozenset({"tools", "tool_names"}),)
 _VARIABLES: dict[str, tuple[frozenset[str], ...]] = {
     "chat_about": (frozenset({"work", "question"}),),
     "conclusion": (frozenset({"task", "tasks_overview"}),),
-    "plan": (frozenset({"tools", "width"}), frozenset({"overview", "task", "suggestions", "edits"})),
+    "glm3": _TURNS,
+    "hermes": (frozenset({"tools"}),),
     "judger": (frozenset({"plan"}),),
+    "plan": (frozenset({"tools", "width"}), frozenset({"overview", "task", "suggestions", "edits"})),
+    "qwen": (_REACT - {"tools"} | {"tool_schemas"},),
     "react": (_REACT, _REACT - {"tools"} | {"tool_schemas"}),
     "repair": (frozenset({"error", "reply", "schema"}),),
     "reply": (frozenset({"schema"}),),
     "router": (frozenset(),),
+    "structured": _TURNS,
     "summary": (frozenset({"context", "actions"}), frozenset({"text"})),
     "system": (frozenset(),),
     "task": (frozenset({"task", "overview"}), frozenset({"step", "steps"}), frozenset({"steps"})),
+    "xml": _TURNS,
 }
 """By kind: the sets of placeholders that a template may have. It has all of one set, and no others."""
 
@@ -91,7 +97,7 @@ def load(kind: str, name: str = "default", language: str = _DEFAULT_LANGUAGE) ->
     """Return a template; files are read on first use and once.
 
     Args:
-        kind: What the template is for: `conclusion`, `plan`, `react`, `repair`, `reply`, `summary`, `system` or `task`.
+        kind: What the template is for: `plan`, `system`, a dialect's name or another kind that is known.
         name: Its name, such as `default`.
         language: `en` or `zh`. A template that lacks the language is given in English.
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 import msgspec
 
 from stepwell.messages import ToolSpec
+from stepwell.models.dialects.literals import literal_json
 
 _MARK = re.compile(r'[{}"\\]')
 _OPENING = re.compile(r"\s*(?:```[\w+-]*\s*)?(?=\{)")
@@ -57,7 +58,7 @@ class ObjectEnd:
         return -1
 
 
-def object_arguments(tool: ToolSpec | None, text: str) -> str | None:
+def object_arguments(tool: ToolSpec | None, text: str, *, loose: bool = False) -> str | None:
     """Return the JSON text of the object that the input is, or None if it is none or is not meant so.
 
     For a tool that takes one text, an object is the arguments only if its keys are the tool's parameters:
@@ -66,17 +67,40 @@ def object_arguments(tool: ToolSpec | None, text: str) -> str | None:
     Args:
         tool: The tool called; None if it is unknown.
         text: The input up to the closing brace, with the opening of a fence where there is one.
+        loose: Whether Python's form of an object is one, too.
     """
     opening = _OPENING.match(text)
-    decoded = _decode_object(text[opening.end() :]) if opening else None
+    decode = loose_object if loose else _decode_object
+    decoded = decode(text[opening.end() :]) if opening else None
     if decoded is None:
         return None
-    if tool is not None and takes_one_text(tool) and not decoded[0].keys() <= _properties(tool).keys():
+    if tool is not None and takes_one_text(tool) and not decoded[0].keys() <= parameters_of(tool).keys():
         return None
     return decoded[1]
 
 
-def text_arguments(tool: ToolSpec | None, text: str) -> str:
+def given_arguments(tool: ToolSpec | None, given: str, *, plain: bool) -> str:
+    """Return the arguments that a JSON value of a call stands for.
+
+    An object is the arguments as it is written, and so is one inside a string; null is none.
+
+    Args:
+        tool: The tool called; None if it is unknown.
+        given: The JSON text of the value; empty for none.
+        plain: Whether any other text is the tool's one string argument, where it has one.
+    """
+    if given in ("", "null"):
+        return ""
+    if given[0] != '"':
+        return given
+    text = msgspec.json.decode(given, type=str)
+    if (found := loose_object(text.strip())) is not None:
+        if not plain or tool is None or not takes_one_text(tool) or found[0].keys() <= parameters_of(tool).keys():
+            return found[1]
+    return text_arguments(tool, text, quoted=False) if plain else text
+
+
+def text_arguments(tool: ToolSpec | None, text: str, *, quoted: bool = True) -> str:
     """Return the arguments that plain text stands for: an object, or the text itself where no object fits.
 
     The text is the tool's one string argument, also when empty; of an unknown tool it is called `input`. A JSON
@@ -85,17 +109,48 @@ def text_arguments(tool: ToolSpec | None, text: str) -> str:
     Args:
         tool: The tool called; None if it is unknown.
         text: The whole input.
+        quoted: Whether quotes, fences and outer whitespace are the form's; otherwise they are the text's.
     """
-    text = _unfence(text.strip()).strip()
+    text = _unfence(text.strip()).strip() if quoted else text
     name = "input" if tool is None else _text_parameter(tool)
     if not name:
         return _well_formed(text)
-    return msgspec.json.encode({name: _well_formed(_unquote(text))}).decode()
+    return msgspec.json.encode({name: _well_formed(_unquote(text) if quoted else text)}).decode()
+
+
+def loose_object(text: str) -> tuple[dict[str, Any], str] | None:
+    """Decode an object of JSON or, with single quotes or trailing commas, of Python; None if it is neither.
+
+    Returns:
+        The object, and its JSON text: as it stands where it is JSON.
+    """
+    decoded = _decode_object(text)
+    if decoded is None and (written := literal_json(text)) is not None:
+        decoded = _decode_object(written)
+    return decoded
+
+
+def sent_object(arguments: str) -> str:
+    """Return the arguments of a past call as the JSON text of an object.
+
+    Nothing becomes `{}`, and what is no object one whose field `_invalid` holds the text, as it goes to models with
+    tool calls of their own.
+    """
+    if not arguments.strip():
+        return "{}"
+    decoded = _decode_object(arguments)
+    return decoded[1].strip() if decoded else msgspec.json.encode({"_invalid": _well_formed(arguments)}).decode()
+
+
+def takes_text(tool: ToolSpec, name: str) -> bool:
+    """Return whether a parameter of the tool is a string and nothing else."""
+    schema = parameters_of(tool).get(name)
+    return isinstance(schema, dict) and cast(dict[str, Any], schema).get("type") == "string"
 
 
 def takes_one_text(tool: ToolSpec) -> bool:
     """Return whether the tool has one parameter and that is a string."""
-    return len(_properties(tool)) == 1 and _text_parameter(tool) != ""
+    return len(parameters_of(tool)) == 1 and _text_parameter(tool) != ""
 
 
 def _decode_object(text: str) -> tuple[dict[str, Any], str] | None:
@@ -139,13 +194,14 @@ def _unquote(text: str) -> str:
         return text if '"' in text[1:-1] else text[1:-1]
 
 
-def _properties(tool: ToolSpec) -> dict[str, Any]:
+def parameters_of(tool: ToolSpec) -> dict[str, Any]:
+    """Return the schemas of a tool's parameters by name."""
     return tool.parameters.get("properties") or {}
 
 
 def _text_parameter(tool: ToolSpec) -> str:
     """Return the name of the one parameter that plain text fills: the only required one, or the only one."""
-    properties = _properties(tool)
+    properties = parameters_of(tool)
     required: list[str] = tool.parameters.get("required") or []
     if len(required) != 1 and len(properties) != 1:
         return ""

@@ -22,40 +22,58 @@ from typing import Literal
 
 import msgspec
 
-from stepwell.messages import NO_TOOLS, Message, StopReason, ToolCall, ToolSpec, ToolSpecs, Transcript
-from stepwell.models.base import CallPart, Delta, ModelRequest, Settings
+from stepwell.messages import NO_TOOLS, Message, ToolCall, ToolSpec, ToolSpecs, Transcript
+from stepwell.models.base import CallPart, Delta, ModelRequest
 from stepwell.models.dialects.arguments import ObjectEnd, object_arguments, takes_one_text, text_arguments
+from stepwell.models.dialects.requests import escape_control, mark_control, offered, tool_line, with_stops
+from stepwell.models.dialects.streaming import ReplyParser, word
 from stepwell.prompts import load
-
-_END = "<|observation|>"
-_STOPS = ("\nObservation:", _END)
-_MOST_STOPS = 4  # of OpenAI's chat completions
 
 _LABELS = ("Action Input", "Action", "Final Answer", "Observation")
 _HALF = len("Final Answer") + 1
 _MARKER = re.compile(f"({'|'.join(_LABELS)})[:：]")
 _MARKER_OR_THOUGHT = re.compile(f"({'|'.join(_LABELS)}|Thought)[:：]")
 _BLANK = re.compile(r"[ \t\r\n]*")
-_BREAK = re.compile(
-    rf"[\r\n]|{re.escape(_END)}|(?:{'|'.join(re.escape(_END[:n]) for n in range(len(_END) - 1, 0, -1))})\Z"
-)
+_DECORATION = "`'\"*[]<>(). \t"
+
+
+class Grammar:
+    """What tells the ReAct forms apart that families of models were trained on.
+
+    Args:
+        ends: Control tokens that end a reply even inside a line, where an endpoint lets them through.
+        schemas: Whether every tool is shown with the JSON schema of its parameters.
+        loose: Whether an input may be an object in Python's form.
+    """
+
+    __slots__ = ("broken", "ends", "loose", "schemas")
+
+    def __init__(self, *ends: str, schemas: bool, loose: bool) -> None:
+        self.ends, self.schemas, self.loose = ends, schemas, loose
+        halves = "|".join(word(end).half for end in ends)
+        self.broken = re.compile(rf"[\r\n]|{'|'.join(map(re.escape, ends))}|(?:{halves})\Z")
+
+
+REACT = Grammar("<|observation|>", schemas=False, loose=False)
+QWEN = Grammar("<|im_end|>", "<|im_start|>", "<|endoftext|>", schemas=True, loose=True)
 
 
 class React:
     """Calls tools in the ReAct form.
 
     Args:
-        prompt: Name of the template, of kind `react`.
+        prompt: Name of the template, of the dialect's kind.
         language: `en` or `zh`.
 
     Raises:
         ConfigError: There is no such template.
     """
 
-    name = "react"
+    name: str = "react"
+    grammar: Grammar = REACT
 
     def __init__(self, prompt: str = "default", language: str = "en") -> None:
-        self._template = load("react", prompt, language)
+        self._template = load(self.name, prompt, language)
 
     @property
     def digest(self) -> str:
@@ -64,7 +82,7 @@ class React:
 
     def parser(self, tools: ToolSpecs) -> ReactParser:
         """Return a parser for one reply to a request that offered these tools."""
-        return ReactParser(tools)
+        return ReactParser(tools, self.grammar)
 
     def render(self, request: ModelRequest) -> ModelRequest:
         """Return the request as one user message: system text, then the template.
@@ -75,7 +93,7 @@ class React:
         """
         pieces = _pieces(request.messages)
         asked = next((i for i in range(len(pieces) - 1, -1, -1) if pieces[i].role == "user"), -1)
-        values = self._values(pieces, asked, _offered(request))
+        values = self._values(pieces, asked, offered(request))
         if request.tail:
             values["agent_scratchpad"] += _note(request.tail)
         prompt = self._template.render(**values)
@@ -83,7 +101,8 @@ class React:
         shown = [*request.messages[max(asked, 0) :], *request.tail]
         images = tuple(image for message in shown for image in message.images)
         said = Message("user", "\n\n".join([*system, prompt]), images)
-        return ModelRequest(Transcript([said]), settings=_settings(request.settings), model=request.model)
+        settings = with_stops(request.settings, "\nObservation:", *self.grammar.ends)
+        return ModelRequest(Transcript([said]), settings=settings, model=request.model)
 
     def _values(self, pieces: list[_Piece], asked: int, tools: ToolSpecs) -> dict[str, str]:
         wanted = self._template.variables
@@ -94,26 +113,26 @@ class React:
             "agent_scratchpad": _scratchpad(pieces[asked + 1 :]),
         }
         if "tools" in wanted:
-            values["tools"] = "\n".join(_tool_line(tool, schema=not takes_one_text(tool)) for tool in tools) or "-"
+            values["tools"] = "\n".join(tool_line(tool, schema=not takes_one_text(tool)) for tool in tools) or "-"
         if "tool_schemas" in wanted:
-            values["tool_schemas"] = "\n".join(_tool_line(tool, schema=True) for tool in tools) or "-"
+            values["tool_schemas"] = "\n".join(tool_line(tool, schema=True) for tool in tools) or "-"
         return values
+
+
+class Qwen(React):
+    """Calls tools in the ReAct form of Qwen 1 and 1.5: tools with their schemas, and an object for an input.
+
+    Source: the ReAct prompting of the Qwen model cards.
+    """
+
+    name = "qwen"
+    grammar = QWEN
 
 
 def _note(tail: tuple[Message, ...]) -> str:
     """Return the request's last messages as lines that pass for no part of the form."""
     said = "\n\n".join(mark_off(message.content) for message in tail if message.content)
     return f"\n[{said}]\nThought: " if said else ""
-
-
-def _offered(request: ModelRequest) -> ToolSpecs:
-    return NO_TOOLS if request.settings.tool_choice == "none" else request.tools
-
-
-def _settings(settings: Settings) -> Settings:
-    # The caller's own texts come first: ours only save tokens, the parser cuts without them.
-    stop = tuple(dict.fromkeys(settings.stop + _STOPS))[:_MOST_STOPS]
-    return msgspec.structs.replace(settings, stop=stop, tool_choice="")
 
 
 # Rendering: each message becomes its texts once, kept by the transcript.
@@ -124,7 +143,6 @@ _INVISIBLE = rf"(?:[^\S{_LINE_ENDS}]|[\u200b-\u200f\u2060\ufeff])*+"
 _POSING = re.compile(
     rf"((?:^|[{_LINE_ENDS}]){_INVISIBLE})(?=(?:{'|'.join(_LABELS)}|Thought|Question|Human|AI){_INVISIBLE}[:：])"
 )
-_CONTROL = re.compile(r"<[|｜]([^|｜<>\s]{1,40})[|｜]>")  # both bars are in use among models
 _LEADING_LABEL = re.compile(r"[ \t\r\n]*(?:Thought[:：][ \t\r\n]*)*")
 _ACTION_LINE = re.compile(r"(?:^|[\r\n])[ \t]*Action(?: Input)?[:：]")
 _FENCED_INPUT = re.compile(r"(?:^|[\r\n])[ \t]*Action Input[:：]\s*```")
@@ -135,7 +153,7 @@ def mark_off(text: str) -> str:
 
     A line that starts with a label of the form is quoted with `> `, and `<|name|>` becomes `<| name |>`.
     """
-    return _CONTROL.sub(r"<| \1 |>", _POSING.sub(r"\1> ", text))
+    return mark_control(_POSING.sub(r"\1> ", text))
 
 
 class _Piece(msgspec.Struct, frozen=True, array_like=True):
@@ -183,7 +201,7 @@ def _history_line(piece: _Piece) -> str:
 
 def _steps(message: Message) -> tuple[str, ...]:
     calls, text = message.calls, _LEADING_LABEL.sub("", message.raw, count=1).rstrip()
-    if text and (not calls or (len(calls) == 1 and _ACTION_LINE.search(text))):
+    if text and (not calls or (len(calls) == 1 and _is_step(text, calls[0]))):
         fence = _FENCED_INPUT.search(text)
         if fence and "```" not in text[fence.end() :]:
             text += "\n```"  # the reply ended where its object closed, before the fence did
@@ -192,14 +210,20 @@ def _steps(message: Message) -> tuple[str, ...]:
     return (thought + _action(calls[0]), *map(_action, calls[1:])) if calls else (thought,)
 
 
+def _is_step(text: str, call: ToolCall) -> bool:
+    """Tell whether a reply as it was written is this call in the form; another dialect may have taken it apart."""
+    if not _ACTION_LINE.search(text):
+        return False
+    parser = ReactParser(NO_TOOLS)
+    parser.feed(Delta(text=text))
+    found = parser.finish("stop").calls
+    return bool(found) and call.name in (found[0].name, found[0].name.strip(_DECORATION))
+
+
 def _action(call: ToolCall) -> str:
     name = " ".join(call.name.split())
-    arguments = _CONTROL.sub(_escape, _POSING.sub(r"\1> ", call.arguments))
+    arguments = escape_control(_POSING.sub(r"\1> ", call.arguments))
     return f"\nAction: {name}" + (f"\nAction Input: {arguments}" if arguments else "")
-
-
-def _escape(control: re.Match[str]) -> str:
-    return f"<\\u{ord(control[0][1]):04x}{control[0][2:]}"  # the same string to a reader of JSON
 
 
 def _scratchpad(pieces: list[_Piece]) -> str:
@@ -217,101 +241,40 @@ def _scratchpad(pieces: list[_Piece]) -> str:
     return "".join(out)
 
 
-def _tool_line(tool: ToolSpec, *, schema: bool) -> str:
-    line = f"{tool.name}: {' '.join(tool.description.split())}"
-    return f"{line} Parameters: {_encode(tool.parameters).decode()}" if schema else line
-
-
 # Parsing.
 
 
-class ReactParser:
+class ReactParser(ReplyParser):
     """Takes one reply apart while it streams.
 
     Args:
         tools: What the request offered; they decide how plain text becomes arguments.
+        grammar: What ends a reply, and how objects are read.
     """
 
-    __slots__ = (
-        "_arguments", "_braces", "_cut", "_held", "_input", "_line_start", "_name", "_offset", "_received",
-        "_separate", "_shown", "_space", "_state", "_text", "_thinking", "_thought", "_tools", "done",
-    )  # fmt: skip
+    __slots__ = ("_arguments", "_braces", "_grammar", "_input", "_line_start", "_name", "_state")
 
-    def __init__(self, tools: ToolSpecs) -> None:
-        self.done = False
-        self._tools = tools
+    def __init__(self, tools: ToolSpecs, grammar: Grammar = REACT) -> None:
+        super().__init__(tools)
+        self._grammar = grammar
         self._state: Literal["thought", "action", "input", "answer"] = "thought"
         self._line_start = True
-        self._received: list[str] = []
-        self._offset = 0  # characters received before those of `_held`
-        self._held = ""  # half a marker
-        self._cut: int | None = None
-        self._space: list[str] = []  # whitespace that is shown once something follows it
-        self._shown = False
-        self._separate = False
-        self._thought: list[str] = []
-        self._thinking: list[str] = []  # this and `_text`: not yet returned
-        self._text: list[str] = []
         self._name: list[str] = []
         self._input: list[str] = []
         self._braces: ObjectEnd | None = ObjectEnd()
         self._arguments: str | None = None
 
-    @property
-    def thought(self) -> str:
-        """What stands before the first marker: the answer, if the reply is unmarked."""
-        return "".join(self._thought)
+    def _release(self) -> None:
+        self._put(self._held, 0)
 
-    def feed(self, delta: Delta) -> Delta | None:
-        """Read a delta and return what can be shown by now, or None; see `DialectParser.feed`."""
-        self._separate = self._separate or (delta.thinking != "" and not self._thought)
-        if delta.text and not self.done:
-            self._received.append(delta.text)
-            self._scan(self._held + delta.text)
-        if delta.stop is not None:
-            return self._last(delta, delta.stop)
-        thinking, text = self._take_shown(delta)
-        if not (thinking or text or delta.usage or delta.failure):
-            return None
-        return Delta(text=text, thinking=thinking, usage=delta.usage, failure=delta.failure)
+    def _is_unmarked(self) -> bool:
+        return self._state == "thought"
 
-    def finish(self, stop: StopReason) -> Delta:
-        """End the reply where it stands and return the last delta; see `DialectParser.finish`."""
-        return self._last(Delta(), stop)
+    def _calls(self, *, complete: bool) -> tuple[CallPart, ...]:
+        return (self._call(),) if complete and self._state in {"action", "input"} else ()
 
-    def _last(self, delta: Delta, stop: StopReason) -> Delta:
-        if not self.done and self._held:
-            self._put(self._held, 0)
-        calls: tuple[CallPart, ...] = ()
-        whole = stop not in {"error", "cancelled"}
-        if whole and (self.done or stop in {"stop", "tool_calls"}):
-            calls = (self._call(),) if self._state in {"action", "input"} else ()
-            stop = "tool_calls" if calls else "stop"
-        thinking, text = self._take_shown(delta)
-        return Delta(
-            text=text,
-            thinking=thinking,
-            calls=calls,
-            usage=delta.usage,
-            failure=delta.failure,
-            stop=stop,
-            raw="".join(self._received)[: self._cut],
-            unmarked=whole and self._state == "thought",
-        )
-
-    def _take_shown(self, delta: Delta) -> tuple[str, str]:
-        thinking, text = "".join(self._thinking), "".join(self._text)
-        if thinking and self._separate:
-            thinking, self._separate = "\n\n" + thinking, False
-        self._thinking.clear()
-        self._text.clear()
-        return delta.thinking + thinking, text
-
-    def _scan(self, buffer: str) -> None:
-        self._held, at = "", 0
-        while at < len(buffer) and not self.done:
-            at = self._start_line(buffer, at) if self._line_start else self._go_on(buffer, at)
-        self._offset += len(buffer) - len(self._held)
+    def _step(self, buffer: str, at: int) -> int:
+        return self._start_line(buffer, at) if self._line_start else self._go_on(buffer, at)
 
     def _start_line(self, buffer: str, at: int) -> int:
         """Read the blanks and the marker that may stand here; return where to go on."""
@@ -333,13 +296,13 @@ class ReactParser:
 
     def _go_on(self, buffer: str, at: int) -> int:
         """Read the rest of a line, or what came of it; return where to go on."""
-        found = _BREAK.search(buffer, at)
+        found = self._grammar.broken.search(buffer, at)
         at = self._put_span(buffer, at, found.start() if found else len(buffer))
         if self.done or not found:
             return at
         if found[0] in {"\r", "\n"}:
             self._line_start = True
-        elif found[0] == _END:
+        elif found[0] in self._grammar.ends:
             self._end(at)
         else:
             self._held = found[0]
@@ -353,26 +316,14 @@ class ReactParser:
 
     def _put(self, text: str, at: int) -> None:
         match self._state:
-            case "thought" | "answer":
-                self._show(text)
+            case "thought":
+                self._show(text, "thought")
+            case "answer":
+                self._show(text, "text")
             case "action":
                 self._name.append(text)
             case "input":
                 self._take(text, at)
-
-    def _show(self, text: str) -> None:
-        body = text.rstrip()
-        if not body:
-            self._space.append(text)
-            return
-        shown = "".join((*self._space, body)) if self._shown else body.lstrip()
-        self._shown = True
-        self._space = [text[len(body) :]]
-        if self._state == "thought":
-            self._thought.append(shown)
-            self._thinking.append(shown)
-        else:
-            self._text.append(shown)
 
     def _take(self, text: str, at: int) -> None:
         self._input.append(text)
@@ -381,7 +332,7 @@ class ReactParser:
         closed = self._braces.feed(text)
         if closed > 0:
             whole = "".join((*self._input[:-1], text[:closed]))
-            self._arguments = object_arguments(self._tool()[1], whole)
+            self._arguments = object_arguments(self._tool()[1], whole, loose=self._grammar.loose)
             if self._arguments is not None:
                 self._end(at + closed)
         if closed >= 0:
@@ -392,7 +343,7 @@ class ReactParser:
             case "thought", "Thought":
                 return  # still at the start: a marker may follow
             case "thought", "Final Answer":
-                self._state, self._shown, self._space = "answer", False, []
+                self._state = "answer"
             case "thought", "Action":
                 self._state = "action"
             case "thought" | "action", "Action Input":
@@ -401,12 +352,9 @@ class ReactParser:
                 self._end(at)
         self._line_start = False
 
-    def _end(self, at: int) -> None:
-        self.done, self._cut = True, self._offset + at
-
     def _tool(self) -> tuple[str, ToolSpec | None]:
         written = re.split(r"[\r\n]", "".join(self._name).strip(), maxsplit=1)[0].strip()
-        plain = written.strip("`'\"*[]<>(). \t")
+        plain = written.strip(_DECORATION)
         for name in (written, plain):
             if spec := next((tool for tool in self._tools if tool.name == name), None):
                 return name, spec

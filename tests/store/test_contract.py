@@ -22,8 +22,10 @@ from stepwell.events import (
     Forked,
     MessageAdded,
     Recorded,
+    RunClaimed,
     RunEnded,
     RunStarted,
+    RunWaiting,
     TitleChanged,
     ToolEnded,
 )
@@ -177,6 +179,26 @@ def test_threads_whose_time_is_over_are_found_unless_a_run_is_open(run: Callable
         busy = [Recorded(1, 1, 1, RunStarted(RunSpec()))]
         await store.append("busy", busy, expect=0, new=row("busy", expires=10))
         assert await store.expired(50) == ["old"]
+
+    run(body)
+
+
+def test_a_thread_is_kept_for_so_long_after_its_newest_event(run: Callable[[Body], None]) -> None:
+    async def body(store: Store) -> None:
+        await store.append("t", [Recorded(1, 40, 0, TitleChanged("x"))], expect=0, new=row("t", created=5, expires=10))
+        assert await store.expired(44) == []
+        assert await store.expired(45) == ["t"]
+
+    run(body)
+
+
+def test_the_time_of_a_run_that_waits_passes_too(run: Callable[[Body], None]) -> None:
+    async def body(store: Store) -> None:
+        waits = [Recorded(1, 5, 1, RunStarted(RunSpec())), Recorded(2, 5, 1, RunWaiting())]
+        await store.append("t", waits, expect=0, new=row("t", created=5, expires=10), wake=NEVER)
+        assert await store.expired(10) == ["t"]
+        await store.append("t", [Recorded(3, 6, 1, RunClaimed(1))], expect=2, wake=0)
+        assert await store.expired(99) == []
 
     run(body)
 

@@ -155,7 +155,9 @@ class _Making(NamedTuple):
         forked = Forked(thread, at, at if edit is not None else 0, spec, *await _origin(service, info, at))
         added = _recorded(state, service.now(), [("", forked), *_closing(state, owner)])
         run, name = state.run.seq if state.run is not None else 0, clean(title) or state.title or info.title
-        new = ThreadInfo(secrets.token_hex(16), owner, name, service.now(), run=run, parent=thread, forked=at)
+        id, now = secrets.token_hex(16), service.now()
+        expires = now + info.expires - info.created if info.expires else 0  # it is kept for as long as the other
+        new = ThreadInfo(id, owner, name, now, run=run, expires=expires, parent=thread, forked=at)
         use = KeyUse(owner, once.route, once.key, once.body, new.id, run) if once is not None else None
         # A client that leaves must not leave a run that nobody carries out.
         await asyncio.shield(_make(service, thread, upto, new, [*events[upto:], *added], use))

@@ -46,7 +46,7 @@ class NewThread(NamedTuple):
     Args:
         title: Empty: the beginning of the first message.
         history: Earlier messages to begin with.
-        expires: When it may be removed, in milliseconds since 1970; 0 never.
+        expires: When it may be removed if nothing more happens in it, in milliseconds since 1970; 0 never.
         id: Its id, where the client knows it before; a thread of the owner that has it is gone on with. Empty for a
             new one.
     """

@@ -212,7 +212,7 @@ def _output(schema: dict[str, Any] | None) -> dict[str, Any] | None:
 def _check_output(spec: RunSpec) -> None:
     """Refuse a form that bears the name of a tool, for a model gives it by a call of that name."""
     name = spec.output["name"] if spec.output else ""
-    if name in (*spec.tools, "recall"):
+    if name in (*spec.tools, *(tool.name for tool in spec.client_tools), "recall"):
         raise InputError(f"There is a tool named {name!r}; give the schema another `title`.", "output")
 
 

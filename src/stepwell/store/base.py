@@ -40,7 +40,7 @@ class ThreadInfo(msgspec.Struct, frozen=True, gc=False):
         created: Milliseconds since 1970.
         seq: Number of its newest event.
         run: Number of the open run's `RunStarted`, or 0.
-        expires: When it may be removed, in milliseconds since 1970; 0 never.
+        expires: When it may be removed if nothing more happens in it, in milliseconds since 1970; 0 never.
         parent: Id of the thread that it was forked from; empty for none.
         forked: Number of the event up to which it was copied, or 0.
     """
@@ -249,7 +249,10 @@ class Store(Protocol):
         ...
 
     async def expired(self, now: int) -> list[str]:
-        """Return the ids of threads without an open run whose time is over."""
+        """Return the ids of threads whose time is over; one whose run is carried out is none of them.
+
+        With each event the time begins anew: a thread is kept for so long after its newest one.
+        """
         ...
 
     async def key_use(self, owner: str, route: str, key: str) -> KeyUse | None:

@@ -234,7 +234,12 @@ class MemoryStore:
 
     async def expired(self, now: int) -> list[str]:
         """Return threads whose time is over."""
-        return [id for id, info in self._threads.items() if 0 < info.expires <= now and id not in self._running]
+        return [id for id, info in self._threads.items() if 0 < info.expires <= now and self._is_over(id, info, now)]
+
+    def _is_over(self, id: str, info: ThreadInfo, now: int) -> bool:
+        events, at_rest = self._events[id], id not in self._running or self._wakes.get(id, 0) > now
+        newest = events[-1].time if events else info.created
+        return at_rest and newest + info.expires - info.created <= now
 
     async def key_use(self, owner: str, route: str, key: str) -> KeyUse | None:
         """Return how an idempotency key was used, or None."""

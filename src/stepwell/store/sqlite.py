@@ -256,8 +256,8 @@ class SqliteStore:
 
     async def expired(self, now: int) -> list[str]:
         """Return threads whose time is over."""
-        where = "WHERE t.expires > 0 AND t.expires <= ? AND coalesce(r.run, 0) = 0"
-        return [info.id for info in await self._read(lambda db: rows.read_threads(db, rows.THREAD + where, (now,)))]
+        sql = rows.THREAD + rows.EXPIRED
+        return [info.id for info in await self._read(lambda db: rows.read_threads(db, sql, (now,)))]
 
     async def delete(self, thread: str) -> bool:
         """Remove a thread; late appends to it fail because its row is gone."""

@@ -37,6 +37,11 @@ SELECT t.id, t.owner, t.title, t.created,
        coalesce(r.run, 0), t.expires, t.parent, t.forked
 FROM threads t LEFT JOIN running r ON r.no = t.no
 """
+EXPIRED = """
+WHERE t.expires > 0 AND t.expires <= ?1 AND (coalesce(r.run, 0) = 0 OR r.wake > ?1)
+AND coalesce((SELECT e.time FROM events e WHERE e.id > t.no << 32 AND e.id < (t.no + 1) << 32
+              ORDER BY e.id DESC LIMIT 1), t.created) + t.expires - t.created <= ?1
+"""
 _OVERDUE_RUNS = "SELECT no FROM running WHERE wake > 0 AND wake <= ?1"
 _OVERDUE_QUESTIONS = " UNION SELECT thread FROM questions WHERE until > 0 AND until <= ?1"
 _NEXT_RUN = "SELECT coalesce(min(wake), ?2) FROM running WHERE wake > ?1"

@@ -71,7 +71,14 @@ class EngineMaker:
         self._complete, self._summaries, self._accounts = complete, summaries, accounts
         self._dialect = make_dialect(spec.dialect, spec.prompt, spec.language) if spec.dialect else None
         self._options = AgentOptions()
-        self._settings = Settings(temperature=spec.temperature, max_tokens=spec.max_tokens, extra=dict(extra))
+        rest = dict(extra)
+        stop: Any = rest.pop("stop", None) or ()  # dialects add texts of their own
+        self._settings = Settings(
+            temperature=spec.temperature,
+            max_tokens=spec.max_tokens,
+            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            extra=rest,
+        )
         self._specs, recall = toolbox.specs, recall_tool()
         self._recall = recall.spec if toolbox.names else None
         self._toolbox = toolbox.including(recall) if toolbox.names else toolbox

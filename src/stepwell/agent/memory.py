@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 
 from stepwell.events import Recorded, RunStarted, Stored, Transient
-from stepwell.log import NO_BLOBS, Log, NestedLog
+from stepwell.log import NO_BLOBS, Log, NestedLog, Workers
 from stepwell.messages import Message
 from stepwell.state import State
 
@@ -21,7 +21,7 @@ class MemoryLog:
 
     def __init__(self) -> None:
         self.thread, self.path = "memory", ""
-        self.state = State()
+        self.state, self.workers = State(), Workers()
         self.events: list[Recorded] = []
         self._blobs: dict[str, bytes] = {}
 

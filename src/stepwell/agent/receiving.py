@@ -59,8 +59,7 @@ class Received:
         """Take in what one read brought; sets `stop` when the rest of the reply cannot matter."""
         if delta.usage is not None:
             self._usage = delta.usage
-        if delta.signed:
-            self._signed = delta.signed
+        self._signed = delta.signed or self._signed
         if delta.failure is not None:
             self._failure = delta.failure
             if delta.stop is None:

@@ -150,8 +150,7 @@ async def run(
         OSError: The program cannot be started.
     """
     token = strays.new_token() if find_strays else ""
-    if token:
-        environment = {**environment, strays.VARIABLE: token}
+    environment = {**environment, strays.VARIABLE: token} if token else environment
     starting = asyncio.ensure_future(_start(argv, bounds, folder, environment, descriptors))
     # A start cancelled half-way would kill the program that it made, but not what that has started already.
     cancelled = await _settle({starting})

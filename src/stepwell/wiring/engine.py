@@ -71,14 +71,8 @@ class EngineMaker:
         self._complete, self._summaries, self._accounts = complete, summaries, accounts
         self._dialect = make_dialect(spec.dialect, spec.prompt, spec.language) if spec.dialect else None
         self._options = AgentOptions()
-        rest = dict(extra)
-        stop: Any = rest.pop("stop", None) or ()  # dialects add texts of their own
-        self._settings = Settings(
-            temperature=spec.temperature,
-            max_tokens=spec.max_tokens,
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
-            extra=rest,
-        )
+        stop, rest = _stop_texts(extra)
+        self._settings = Settings(temperature=spec.temperature, max_tokens=spec.max_tokens, stop=stop, extra=rest)
         self._specs, recall = toolbox.specs, recall_tool()
         self._recall = recall.spec if toolbox.names else None
         self._toolbox = toolbox.including(recall) if toolbox.names else toolbox
@@ -142,3 +136,9 @@ class EngineMaker:
             summaries=self._summaries() if self._summaries else None,
             accounts=self._accounts,
         )
+
+
+def _stop_texts(extra: Mapping[str, object]) -> tuple[tuple[str, ...], dict[str, object]]:
+    """Return the texts that end a reply, to which dialects add their own, and the other fields of a request's body."""
+    stop: Any = extra.get("stop") or ()
+    return (stop,) if isinstance(stop, str) else tuple(stop), {n: v for n, v in extra.items() if n != "stop"}

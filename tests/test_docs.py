@@ -157,16 +157,17 @@ def api() -> dict[str, Any]:
     return create_app(config, catalog, RunService(MemoryStore(), catalog.assemble)).openapi()
 
 
-def test_the_page_of_the_api_has_every_route_and_no_others() -> None:
+def test_the_pages_of_the_faces_have_every_route_and_no_others() -> None:
     routes = {f"{method.upper()} {path}" for path, methods in api()["paths"].items() for method in methods}
-    assert rows("docs/api.md", "## Routes").keys() == routes
+    assert {route for page in PAGES for route in rows(str(page.relative_to(ROOT)), "## Routes")} == routes
 
 
 def test_every_field_that_a_request_may_have_is_explained() -> None:
     schemas = {name: each for name, each in api()["components"]["schemas"].items() if name.endswith("Body")}
     fields = [f"{name}.{field}" for name, each in schemas.items() for field in each["properties"]]
     assert "MessageBody.content" in fields
-    pages = text_of("docs/api.md") + text_of("docs/agent_chat.md")
+    faces = [page for page in PAGES if rows(str(page.relative_to(ROOT)), "## Routes")]
+    pages = text_of("docs/agent_chat.md") + "".join(map(text_of, faces))
     assert [field for field in fields if not re.search(rf'[`"]{field.partition(".")[2]}[`"]', pages)] == []
 
 
@@ -230,7 +231,7 @@ def test_the_page_of_the_command_line_has_every_command_and_option_and_no_others
 def test_every_command_that_a_page_names_exists() -> None:
     commands = commands_of(get_command(_app("en")), "stepwell")
     words = {tuple(name.split()[1:]) for name in commands}
-    named = each_page(r"scripts/stepwell ([a-z]+(?: (?:add|list|revoke))?)")
+    named = each_page(r"scripts/stepwell ([a-z]+(?: (?:add|list|revoke|confirm))?)")
     assert ("README.md", "keys add") in {(page.name, command) for page, command in named}
     assert [f"{page.name}: {command}" for page, command in named if tuple(command.split()) not in words] == []
 

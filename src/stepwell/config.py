@@ -296,7 +296,7 @@ class ChatchatSettings(_Section):
     history_rounds: int = Field(default=3, ge=0)
     """Rounds of `history` that the model sees (`HISTORY_LEN` there, which kept twice as many)."""
     dialects: Annotated[dict[str, str], Table] = {}
-    """Dialect by model name, `native` for native tool calls; else `glm3` for ChatGLM3's names and `react` for all others."""
+    """Dialect by model name, or `native`; without one `glm3` for the names of ChatGLM3, `react` for all others."""
     max_steps: int = Field(default=15, ge=1)
     """Model calls of one request."""
     keep_days: int = Field(default=30, ge=1)

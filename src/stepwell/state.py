@@ -14,6 +14,7 @@ from stepwell.agent_state import AgentState, ContextEvent, RunEvent
 from stepwell.events import (
     Answered,
     Asked,
+    Feedback,
     Forked,
     Imported,
     LongTermUpdated,
@@ -53,6 +54,7 @@ ThreadEvent = (
     | PolicyChanged
     | Forked
     | Imported
+    | Feedback
     | TaskStarted
     | TaskEnded
     | Unknown
@@ -233,6 +235,8 @@ class State(AgentState):
                 self.policy = event.policy
             case Imported():
                 self.imported, self.untrusted = event, True
+            case Feedback():
+                pass  # it is for people
             case _:
                 assert isinstance(event, Warned), event
 

@@ -13,6 +13,7 @@ from stepwell.contexts import TaskConclusion
 from stepwell.events import (
     Answered,
     Asked,
+    Feedback,
     Forked,
     Imported,
     MessageQueued,
@@ -65,6 +66,8 @@ PEOPLE: list[tuple[Stored, str]] = [
     (Forked("ab", 9), "forked from ab at event 9"),
     (Forked("ab", 9, 9), "forked from ab at event 9, event 9 changed"),
     (Imported("jsonl", "ab", 2, "d"), "imported from jsonl (ab): 2 messages"),
+    (Feedback(7, 90), "feedback on event 7: 90"),
+    (Feedback(7, 0, "too long"), "feedback on event 7: 0: too long"),
     (
         Imported("chatgpt", "ab", 2, "d", {"system": 1, "hidden": 3}),
         "imported from chatgpt (ab): 2 messages; left out: 1 system, 3 hidden",

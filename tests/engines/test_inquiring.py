@@ -9,15 +9,34 @@ from typing import Any
 import pytest
 
 from stepwell.engines.base import Engine
+from stepwell.engines.inquiring import inquire
 from stepwell.errors import Decided, InputError
-from stepwell.events import Answered, Asked, RunEnded, ToolEnded
+from stepwell.events import (
+    Answered,
+    Asked,
+    MessageEnded,
+    MessageStarted,
+    Recorded,
+    RunEnded,
+    RunStarted,
+    StepStarted,
+    Stored,
+    TitleChanged,
+    ToolEnded,
+    ToolStarted,
+)
+from stepwell.messages import Message, ToolCall
 from stepwell.models.base import Model, ModelRequest
-from stepwell.models.scripted import Answer, call
+from stepwell.models.scripted import Answer, Gate, Reply, call
 from stepwell.questions import Inquiry
-from stepwell.runs.people import answer, questions
+from stepwell.runs.log import ThreadLog
+from stepwell.runs.people import answer, questions, steer
 from stepwell.runs.replay import replay
 from stepwell.runs.requests import RunRef
 from stepwell.specs import RunSpec
+from stepwell.state import State
+from stepwell.store.base import ThreadInfo
+from stepwell.store.memory import MemoryStore
 from stepwell.tools.base import Toolbox, ToolContext
 from stepwell.tools.mark import tool
 from tests.support.runs import OWNER, WAIT, Rig, bounded, chat_engine, events_of, is_, open_store, rig, until
@@ -128,5 +147,119 @@ def test_a_cancelled_run_leaves_no_question_of_a_call_open() -> None:
             async with asyncio.timeout(WAIT):
                 await until(made.service, ref.thread, is_(RunEnded))
             assert await questions(made.service, OWNER, ref.thread) == []
+
+    bounded(main)
+
+
+@tool(effect="idempotent")
+async def twice(what: str, context: ToolContext) -> str:
+    """Ask two things, one after the other."""
+    assert context.ask is not None
+    told = [await context.ask(Inquiry(kind="elicitation", text=f"{what} {number}?")) for number in (1, 2)]
+    return f"{what}: {', '.join(each.text for each in told if each is not None)}"
+
+
+@tool(effect="idempotent", timeout=0.05)
+async def hurried(what: str, context: ToolContext) -> str:
+    """Ask, and give up soon."""
+    assert context.ask is not None
+    await context.ask(Inquiry(kind="elicitation", text=f"{what}?"))
+    return what
+
+
+class Asking(Parts):
+    """What a replay of calls is made of that ask side by side."""
+
+    def toolbox(self, spec: RunSpec) -> Toolbox:
+        return Toolbox([twice, hurried])
+
+
+def side_by_side(request: ModelRequest) -> Answer:
+    names = [("a", "twice"), ("b", "hurried"), ("c", "twice")]
+    done = request.messages[-1].role == "tool"
+    calls = tuple(ToolCall(id, name, f'{{"what": "{id}"}}') for id, name in names)
+    return "Done." if done else Reply(calls=calls)
+
+
+def test_calls_that_ask_side_by_side_are_told_what_was_meant_for_them_and_replay() -> None:
+    async def main() -> None:
+        async with rig(side_by_side, twice, hurried) as made:
+            ref = await made.start()
+            async with asyncio.timeout(WAIT):
+                while len(decided) < 4:
+                    await until(made.service, ref.thread, is_(ToolEnded))  # the hurried one
+                    for each in await questions(made.service, OWNER, ref.thread):
+                        decided.append(each.text)
+                        await answer(made.service, OWNER, ref.thread, each.seq, "answer", text=f"to {each.text}")
+                    await asyncio.sleep(0)
+            log = await made.ended(ref)
+            results = {each.call: each.content for each in events_of(log, ToolEnded)}
+            assert (results["a"], results["c"]) == ("a: to a 1?, to a 2?", "c: to c 1?, to c 2?")
+            assert [each.status for each in events_of(log, ToolEnded) if each.call == "b"] == ["timeout"]
+            assert await replay(log, Asking(), ref.thread) is None
+
+    decided: list[str] = []
+    bounded(main)
+
+
+def test_what_a_call_asked_is_taken_back_when_somebody_interrupts_it() -> None:
+    def brain(request: ModelRequest) -> Answer:
+        return "Done." if any(each.role == "tool" for each in request.messages) else call("book", what="table")
+
+    async def main() -> None:
+        async with rig(brain, booking()) as made:
+            ref = await made.start()
+            number = await asked(made, ref)
+            await steer(made.service, OWNER, ref.thread, ref.run, Message("user", "Stop."), interrupt=True)
+            log = await made.ended(ref)
+            ended = next(at for at, each in enumerate(log) if isinstance(each.event, ToolEnded))
+            assert log[ended - 1].event == Answered(number, "cancelled")
+            assert await replay(log, Parts(), ref.thread) is None
+
+    bounded(main)
+
+
+def test_a_tool_that_cannot_ask_for_another_process_came_first_asks_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        gate, other = Gate(), open_store("sqlite", tmp_path)
+
+        @tool(effect="idempotent")
+        async def book(what: str, context: ToolContext) -> str:
+            """Book for somebody."""
+            await gate.wait()
+            assert context.ask is not None
+            found = await context.ask(Inquiry(kind="elicitation", text="Who takes the table?"))
+            return "nobody" if found is None else found.text
+
+        async with rig(once, book, store=open_store("sqlite", tmp_path)) as made:
+            ref = await made.start()
+            await gate.reached.wait()
+            events = await other.read(ref.thread)
+            theirs = Recorded(events[-1].seq + 1, 0, ref.run, TitleChanged("theirs"))
+            await other.append(ref.thread, [theirs], expect=events[-1].seq)
+            gate.set()
+            number = await asked(made, ref)
+            await answer(made.service, OWNER, ref.thread, number, "answer", text="Bo")
+            log = await made.ended(ref)
+            assert [each.content for each in events_of(log, ToolEnded)] == ["Bo"]
+        await other.close()
+
+    bounded(main)
+
+
+def test_a_call_that_is_over_asks_nobody() -> None:
+    async def main() -> None:
+        log = ThreadLog(MemoryStore(), "t" * 32, State(), OWNER)
+        reply = Message("assistant", calls=(ToolCall("a", "book", "{}"),))
+        begun: list[Stored] = [
+            RunStarted(RunSpec()),
+            StepStarted(1, ""),
+            MessageStarted(),
+            MessageEnded(reply, "tool_calls"),
+        ]
+        log.make(ThreadInfo("t" * 32, OWNER))
+        log.append(*begun, ToolStarted("a", "book"), ToolEnded("a", "done elsewhere"))
+        assert await inquire(log, "a", Inquiry(kind="elicitation", text="Who?")) is None
+        assert not log.state.questions
 
     bounded(main)

@@ -2,8 +2,9 @@
 
     run.py [CASES] [CUT]
 
-CASES is a file of cases; without it (or with an empty one) they are those of `agent_chat.jsonl`. CUT says how the model's text is cut into tokens: recorded (the default), char, whole, or a number, the seed of
-a random cut. The exit status is 0 when every case holds. The comparison itself is in `replay.py`.
+CASES is a file of cases; without it (or with an empty one) they are those of `agent_chat.jsonl`. CUT says how the
+model's text is cut into tokens: recorded (the default), char, whole, or a number, the seed of a random cut. The exit
+status is 0 when every case holds. The comparison itself is in `replay.py`.
 """
 
 from __future__ import annotations

@@ -79,15 +79,16 @@ def calls(*named: tuple[str, str, str]) -> list[dict[str, Any]]:
 def chatchat(
     path: Path, messages: Sequence[Sequence[Any]], names: Sequence[tuple[str, str]] = (), tables: Sequence[str] = ()
 ) -> Path:
-    """Write a database; a message is its id, conversation, query, response, time and perhaps score."""
+    """Write a database; a message is its id, conversation, query, response, time and perhaps score and reason."""
     db = apsw.Connection(str(path))
     for table in tables or (CONVERSATION, MESSAGE):
         db.execute(table)
-    sql = "INSERT INTO message (id, conversation_id, query, response, create_time, feedback_score) VALUES (?,?,?,?,?,?)"
+    columns = "id, conversation_id, query, response, create_time, feedback_score, feedback_reason"
+    sql = f"INSERT INTO message ({columns}) VALUES (?,?,?,?,?,?,?)"
     with db:
         for name in names:
             db.execute("INSERT INTO conversation (id, name) VALUES (?, ?)", name)
-        db.executemany(sql, [(*each, -1) if len(each) == 5 else tuple(each) for each in messages])
+        db.executemany(sql, [(*each, *(-1, "")[len(each) - 5 :]) for each in messages])
     db.close()
     return path
 

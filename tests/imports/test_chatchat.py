@@ -9,7 +9,7 @@ import pytest
 
 from stepwell.errors import InputError
 from stepwell.imports import chatchat as module
-from stepwell.imports.base import Skipped, Talk
+from stepwell.imports.base import Rating, Skipped, Talk
 from stepwell.imports.reading import open_file
 from tests.imports.making import CONVERSATION, MESSAGE, chatchat, read, said, talk, talks
 
@@ -44,7 +44,7 @@ def test_messages_without_a_conversation_are_kept_apart_from_each_other(tmp_path
     ]
 
 
-def test_a_question_that_is_stored_twice_is_asked_once_and_ratings_are_counted(tmp_path: Path) -> None:
+def test_a_question_that_is_stored_twice_is_asked_once_and_rated_once(tmp_path: Path) -> None:
     rows = [
         ("m1", "c1", "q", "", AT + "1", -1),
         ("m2", "c1", "q", "a", AT + "1", 90),
@@ -53,7 +53,21 @@ def test_a_question_that_is_stored_twice_is_asked_once_and_ratings_are_counted(t
     found = talk(chatchat(tmp_path / "info.db", rows))
     assert said(found) == [("user", "q"), ("assistant", "a"), ("user", "never answered")]
     assert found.times == (MILLISECONDS + 1000, MILLISECONDS + 1000, 0)
-    assert found.left_out == {"double": 1, "feedback": 1}
+    assert found.ratings == (Rating(1, 90, ""),)
+    assert found.left_out == {"double": 1}
+
+
+def test_a_rating_belongs_to_an_answer_and_says_why(tmp_path: Path) -> None:
+    rows = [
+        ("m1", "c1", "one", "a", AT + "1", 100, "so 好"),
+        ("m2", "c1", "two", "", AT + "2", 0, "no answer"),
+        ("m3", "c1", "three", "b", AT + "3", 0, None),
+        ("m4", "c1", "four", "c", AT + "4", "ninety", "x"),
+        ("m5", "c1", "five", "d", AT + "5", 2**40, "x"),
+    ]
+    found = talk(chatchat(tmp_path / "info.db", rows))
+    assert found.ratings == (Rating(1, 100, "so 好"), Rating(4, 0, ""))
+    assert found.left_out == {"feedback": 1}
 
 
 def test_the_oldest_conversation_comes_first_and_empty_ones_are_named(tmp_path: Path) -> None:

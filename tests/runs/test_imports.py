@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stepwell.errors import InputError, StoreFull
-from stepwell.events import Imported, MessageAdded, Recorded, Stored, TitleChanged, Unknown
+from stepwell.events import Feedback, Imported, MessageAdded, Recorded, Stored, TitleChanged, Unknown
 from stepwell.imports import base
 from stepwell.messages import Message
 from stepwell.models.scripted import reply
@@ -101,6 +101,26 @@ def test_what_was_said_since_is_added_where_nobody_went_on_here(tmp_path: Path, 
         assert [each.became for each in await brought(store, newer)] == ["known"]
         assert [each.became for each in await brought(store, tmp_path / "1.db")] == ["known"]
         await store.close()
+
+    bounded(main)
+
+
+def test_ratings_come_with_the_answers_that_they_are_about_and_a_thread_with_some_still_grows(tmp_path: Path) -> None:
+    async def main() -> None:
+        store, at = MemoryStore(), "2023-11-01 10:00:0"
+        rows = [("m1", "c", "one", "a", f"{at}1", 90, "so"), ("m2", "c", "two", "b", f"{at}2")]
+        (outcome,) = await brought(store, chatchat(tmp_path / "a.db", rows))
+        events = await stored(store, outcome.thread)
+        assert [each.event for each in events if isinstance(each.event, Feedback)] == [Feedback(3, 90, "so")]
+        assert (events[-1].time, outcome.messages) == (events[2].time, 4)
+        rows += [("m3", "c", "three", "c", f"{at}3", 10, "")]
+        (grown,) = await brought(store, chatchat(tmp_path / "b.db", rows))
+        assert (grown.became, grown.messages, grown.thread) == ("grown", 2, outcome.thread)
+        events = await stored(store, outcome.thread)
+        rated = [each.event for each in events if isinstance(each.event, Feedback)]
+        assert rated == [Feedback(3, 90, "so"), Feedback(9, 10)]
+        assert await module.thread_of(store, OWNER, "chatchat", "c") == outcome.thread
+        assert await module.thread_of(store, "somebody else", "chatchat", "c") == ""
 
     bounded(main)
 

@@ -25,7 +25,7 @@ from stepwell.events import (
 )
 from stepwell.messages import Message, ToolCall
 from stepwell.runs.channel import Item, Piece
-from stepwell.server.chatchat_events import OUT_OF_STEPS, Encoder, own
+from stepwell.server.chatchat.agent_chat_events import OUT_OF_STEPS, Encoder, own
 from stepwell.specs import RunSpec
 
 FENCE = "\n```\n"

@@ -8,6 +8,7 @@ from stepwell.events import (
     Answered,
     Asked,
     ContextCompacted,
+    Feedback,
     Forked,
     HistoryCleared,
     Imported,
@@ -57,6 +58,7 @@ OUTSIDE = (
     Forked,
     Answered,
     Imported,
+    Feedback,
 )
 """What may stand outside of runs."""
 

@@ -325,6 +325,7 @@ async def serving(
     host = open_host(config)
     local_key = token()
     try:
+        await host.start()
         key = await issue(host.service.store, OWNER) if auth == "keys" else ""
         app = create_app(config, host.catalog, host.service, local_key)
         listener = listen(config)

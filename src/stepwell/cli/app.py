@@ -101,6 +101,7 @@ def _app(language: str) -> typer.Typer:
     _add_contexts(app, say)
     _add_managing(app, say)
     _add_import(app, say)
+    _add_mcp(app, say)
     return app
 
 
@@ -279,3 +280,25 @@ def _add_managing(app: typer.Typer, say: Say) -> None:
         data: Annotated[Path | None, folder] = None,
     ) -> None:
         _run("keys", config, data, action="revoke", name=id)
+
+
+def _add_mcp(app: typer.Typer, say: Say) -> None:
+    file = typer.Option("--config", help=say("help_config"), show_default=False)
+    folder = typer.Option("--data", help=say("help_data"), show_default=False)
+    servers = typer.Typer(help=say("help_mcp"), no_args_is_help=True)
+    app.add_typer(servers, name="mcp")
+
+    @servers.command(name="list", help=say("help_mcp_list"))
+    def list_(  # pyright: ignore[reportUnusedFunction]
+        config: Annotated[Path | None, file] = None, data: Annotated[Path | None, folder] = None
+    ) -> None:
+        _run("mcp", config, data, action="list")
+
+    @servers.command(help=say("help_mcp_confirm"))
+    def confirm(  # pyright: ignore[reportUnusedFunction]
+        server: Annotated[str, typer.Argument(help=say("help_mcp_server"))],
+        tool: Annotated[str, typer.Argument(help=say("help_mcp_tool"), show_default=False)] = "",
+        config: Annotated[Path | None, file] = None,
+        data: Annotated[Path | None, folder] = None,
+    ) -> None:
+        _run("mcp", config, data, action="confirm", server=server, tool=tool)

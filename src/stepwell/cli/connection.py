@@ -169,6 +169,7 @@ class Local:
     async def send(self, text: str, *, thread: str = "", manner: Manner = PLAIN) -> Place:
         """Start a run; see the port."""
         message = user_message(text)
+        await self._host.start()
         wish = Wish(text=message.content, model=manner.model, face=FACE, engine=manner.engine, people=manner.people)
         spec = self._host.catalog.spec(wish)
         ref = await self._service.start(OWNER, message, spec, thread=thread, policy=manner.policy)

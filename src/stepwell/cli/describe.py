@@ -12,6 +12,7 @@ from stepwell.events import (
     Asked,
     CancelRequested,
     ContextCompacted,
+    Feedback,
     Forked,
     HistoryCleared,
     Imported,
@@ -66,7 +67,7 @@ def describe(event: Stored | Unknown, screen: Screen) -> tuple[str, Style]:
             return _of_run(event, screen)
         case Asked() | Answered() | RunWaiting() | Steered() | PauseRequested() | ResumeRequested():
             return of_people(event, screen)
-        case MessageQueued() | QueueEdited() | PolicyChanged() | Forked() | Imported():
+        case MessageQueued() | QueueEdited() | PolicyChanged() | Forked() | Imported() | Feedback():
             return of_queue(event, screen)
         case PlanMade() | PlanChanged() | TaskStarted() | TaskSubmitted() | TaskEnded():
             return of_tasks(event, screen)

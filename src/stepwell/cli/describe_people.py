@@ -8,6 +8,7 @@ from stepwell.cli.screen import Screen, Style, short, when
 from stepwell.events import (
     Answered,
     Asked,
+    Feedback,
     Forked,
     Imported,
     MessageQueued,
@@ -68,7 +69,7 @@ def _answered(event: Answered, screen: Screen) -> str:
 
 
 def of_queue(
-    event: MessageQueued | QueueEdited | PolicyChanged | Forked | Imported, screen: Screen
+    event: MessageQueued | QueueEdited | PolicyChanged | Forked | Imported | Feedback, screen: Screen
 ) -> tuple[str, Style]:
     """Return what became of waiting messages or of the thread, on one line, and how it looks."""
     match event:
@@ -83,6 +84,8 @@ def of_queue(
             return said + (screen.say("event_forked_edited", edited=event.edited) if event.edited else ""), ""
         case Imported():
             return _imported(event, screen), "strong"
+        case Feedback():
+            return _with(screen.say("event_feedback", message=event.message, score=event.score), event.reason), "strong"
         case _:
             assert_never(event)
 

@@ -11,12 +11,14 @@ import apsw
 
 from stepwell.cli import endpoints, folder
 from stepwell.cli.findings import Finding, State
+from stepwell.cli.program import command
 from stepwell.cli.screen import Screen, Style
 from stepwell.cli.sources import Sources
 from stepwell.config import Config, settings_file, unknown_variables
 from stepwell.errors import ConfigError
 from stepwell.tools.sandbox import probe
 from stepwell.wiring.catalog import ConfigCatalog
+from stepwell.wiring.mcp import mcp_rows, server_spec
 
 
 def run(screen: Screen, sources: Sources) -> int:
@@ -46,7 +48,8 @@ async def _look(screen: Screen, sources: Sources) -> list[Finding]:
     findings += folder.look(config, screen)
     findings.append(await endpoints.look_at_server(config, screen))
     findings += await endpoints.look_at_models(config, screen)
-    return findings + await asyncio.to_thread(_look_at_tools, config, screen)
+    findings += await asyncio.to_thread(_look_at_tools, config, screen)
+    return findings + [_look_at_mcp(config, screen, sources, name) for name in config.mcp]
 
 
 def _program() -> Finding:
@@ -75,6 +78,28 @@ def _look_at_tools(config: Config, screen: Screen) -> list[Finding]:
         return [*findings, Finding(shell, "warn", screen.say("doctor_no_sandbox"), screen.say("doctor_sandbox_on"))]
     found = probe()
     return [*findings, Finding(shell, "ok" if found.ok else "bad", found.reason or "bubblewrap", found.remedy)]
+
+
+def _look_at_mcp(config: Config, screen: Screen, sources: Sources, server: str) -> Finding:
+    """Look at what is known of an MCP server; it is not connected."""
+    name = screen.say("doctor_mcp", name=server)
+    if not config.mcp[server].enabled:
+        return Finding(name, "off", screen.say("doctor_mcp_disabled"))
+    try:
+        server_spec(config, server)
+        rows = mcp_rows(config, server)
+    except ConfigError as error:
+        return Finding(name, "bad", str(error))
+    if rows is None:
+        return Finding(name, "ok", screen.say("doctor_mcp_unseen"))
+    off = [f"{row.tool} ({screen.say(f'mcp_{row.state}')})" for row in rows if row.state != "on"]
+    count = len(rows) - len(off)
+    if not off:
+        return Finding(name, "ok", screen.say("doctor_mcp_tools", count=count))
+    remedy = ""
+    if any(row.digest for row in rows):
+        remedy = screen.say("doctor_mcp_remedy", command=command(sources, "mcp", "confirm", server))
+    return Finding(name, "warn", screen.say("doctor_mcp_off", count=count, names=", ".join(off)), remedy)
 
 
 def _print(screen: Screen, finding: Finding) -> None:

@@ -1,7 +1,7 @@
 """What the command line says to people, in English and Chinese, by name. What models and tools say is not here.
 
 The lines of events are in `texts_events.py`; what is said of questions, plans and forks is in `texts_people.py`,
-of imports in `texts_import.py`.
+of imports in `texts_import.py`, of MCP servers in `texts_mcp.py`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from stepwell.cli.texts_events import EVENTS
 from stepwell.cli.texts_import import IMPORT
+from stepwell.cli.texts_mcp import MCP
 from stepwell.cli.texts_people import PEOPLE
 
 TEXTS = MappingProxyType(
@@ -17,6 +18,7 @@ TEXTS = MappingProxyType(
         **EVENTS,
         **PEOPLE,
         **IMPORT,
+        **MCP,
         # help
         "help": ("Agents whose every step is an event in a durable log.", "每一步都记入持久日志的智能体。"),
         "help_serve": ("Serve the data folder over HTTP.", "通过 HTTP 提供服务。"),

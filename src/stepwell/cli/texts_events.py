@@ -103,6 +103,7 @@ EVENTS = MappingProxyType(
             "imported from {source} ({origin}): {count} messages",
             "从 {source}（{origin}）导入：{count} 条消息",
         ),
+        "event_feedback": ("feedback on event {message}: {score}", "对事件 {message} 的评分：{score}"),
         "event_imported_left": ("; left out: {left}", "；未导入：{left}"),
         "event_plan_made": ("plan for: {goal}; tasks: {tasks}", "计划目标：{goal}；任务：{tasks}"),
         "event_plan_split": ("plan: {target} is split into {tasks}", "计划：{target} 拆分为 {tasks}"),

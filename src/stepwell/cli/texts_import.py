@@ -61,6 +61,6 @@ IMPORT = MappingProxyType(
         "import_left_thinking": ("thoughts", "思考过程"),
         "import_left_branch": ("messages of other branches", "其他分支的消息"),
         "import_left_double": ("questions that were stored twice", "重复保存的问题"),
-        "import_left_feedback": ("ratings of answers", "对回答的评分"),
+        "import_left_feedback": ("ratings of questions without an answer", "对没有回答的问题的评分"),
     }
 )

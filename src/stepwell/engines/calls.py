@@ -16,10 +16,11 @@ from stepwell.engines.approvals import Verdict, ended, judge, unknown_outcome
 from stepwell.engines.delegating import Assemble, Delegate, Parts, carry, delegates, proposed
 from stepwell.engines.inquiring import inquire, withdrawn
 from stepwell.engines.turns import paused
-from stepwell.errors import ToolError
-from stepwell.events import Stored, ToolEnded, ToolProgress, ToolStarted
+from stepwell.errors import StoreError, ToolError
+from stepwell.events import Answered, Stored, ToolEnded, ToolProgress, ToolStarted
 from stepwell.log import NO_BLOBS, Log
 from stepwell.messages import ToolCall, clean
+from stepwell.questions import Inquiry
 from stepwell.running import OpenCall, RunState
 from stepwell.tools.base import Complete, Prepared, Toolbox, ToolContext, ToolResult
 from stepwell.tools.policy import is_threaded, is_untrusted
@@ -98,6 +99,8 @@ class _Flight:
         self.waits: dict[str, int] = {}
         """Calls whose delegated tasks wait for people, with the number of the newest event that each saw."""
         self.error: Exception | None = None
+        self.lost: dict[str, StoreError] = {}
+        """Why running calls could not ask."""
         self.did = False
         self.seen = 0
         """Number of the newest event when the calls were looked at last."""
@@ -128,7 +131,7 @@ class _Flight:
         durable = False
         blobs: dict[str, bytes] = {}
         for each, verdict in verdicts:
-            events += verdict.events
+            events += [*withdrawn(self.log, each.call.id), *verdict.events]  # a cut off attempt may have asked
             if verdict.result is not None:
                 result = self._bounded(each, verdict.result)
                 events.append(ended(each, result))
@@ -139,7 +142,7 @@ class _Flight:
             self.did = self.did or self.parts is None or not self._delegates(each)
             if not each.started:
                 new.append(self._started(each, verdict.run))
-                durable = durable or verdict.run.tool.effect != "pure"
+            durable = durable or verdict.run.tool.effect != "pure"  # the yes to another attempt must be stored, too
         if events or new:
             self.did = True
             await self.log.record(*events, *new, durable=durable, blobs=blobs)
@@ -249,8 +252,6 @@ class _Flight:
         if self.parts is not None and self._delegates(each):
             await self._carry_on(each, self.parts, verdict.run.tool.output_limit, stop)
             return
-        if asked := withdrawn(self.log, each.call.id):  # by an attempt that was cut off
-            await self.log.record(*asked)
         context = self._context(run, each)
         result: ToolResult | None = None
         if verdict.probe:
@@ -261,6 +262,9 @@ class _Flight:
                 return
         if result is None:
             result = await self.toolbox.run(verdict.run, context, most=context.room)
+        lost = self.lost.pop(each.call.id, None)
+        if lost is not None and result.status == "failed":
+            raise lost  # that is no fault of the tool
         await self._land(each, ended(each, result), result.blobs)
 
     async def _land(self, each: OpenCall, event: Stored, blobs: Mapping[str, bytes] = NO_BLOBS) -> None:
@@ -282,6 +286,13 @@ class _Flight:
         result = bound(carried.over, min(most, self.agent.result_room(run)))
         await self.log.record(ended(each, result), blobs=result.blobs)
 
+    async def _ask(self, call: str, inquiry: Inquiry) -> Answered | None:
+        try:
+            return await inquire(self.log, call, inquiry)
+        except StoreError as error:
+            self.lost[call] = error
+            raise
+
     def _context(self, run: RunState, each: OpenCall) -> ToolContext:
         log, id = self.log, each.call.id
 
@@ -297,7 +308,7 @@ class _Flight:
             key=f"{log.thread}.{each.started}",
             progress=tell,
             complete=self.complete,
-            ask=partial(inquire, log, id),
+            ask=partial(self._ask, id),
             archive=log,
             room=self.agent.result_room(run),
         )

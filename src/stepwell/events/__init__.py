@@ -31,6 +31,7 @@ from stepwell.events.people import (
     Answered,
     Asked,
     CancelRequested,
+    Feedback,
     Forked,
     MessageQueued,
     PauseRequested,
@@ -73,6 +74,7 @@ __all__ = [
     "Effect",
     "EndReason",
     "Event",
+    "Feedback",
     "Forked",
     "HistoryCleared",
     "Imported",
@@ -168,6 +170,7 @@ Stored = (
     | TaskEnded
     | Forked
     | Imported
+    | Feedback
 )
 Transient = TextDelta | ThinkingDelta | CallDelta | ToolProgress
 

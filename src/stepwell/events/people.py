@@ -133,6 +133,20 @@ class TitleChanged(Event, frozen=True, gc=False, tag="title_changed"):
     title: str
 
 
+class Feedback(Event, frozen=True, gc=False, tag="feedback"):
+    """Somebody said what they think of an answer. It changes nothing else; of several for one the newest counts.
+
+    Args:
+        message: Number of the event that brought the answer.
+        score: By custom from 0 to 100: more is better.
+        reason: Why, in words.
+    """
+
+    message: int
+    score: int
+    reason: str = ""
+
+
 class Forked(Event, frozen=True, gc=False, tag="forked"):
     """The thread up to here is a copy of another's beginning, perhaps with one event changed.
 

@@ -26,7 +26,7 @@ its branches go round in a circle; the database has a fault there."""
 Left = Literal["system", "role", "result", "empty", "hidden", "thinking", "branch", "double", "feedback"]
 """What is left out of a conversation: system and developer messages; unknown roles; results of no call; messages
 without text; what its program did not show; thoughts; other branches; a question that was asked again
-at once; what people thought of answers."""
+at once; what people thought of questions without an answer."""
 
 SECOND = 1000
 MESSAGE_LIMIT = 20_000_000
@@ -38,6 +38,8 @@ MESSAGES_LIMIT = 100_000
 ID_LIMIT = 200
 """Characters of an id."""
 TITLE_LIMIT = 200
+REASON_LIMIT = 10_000
+"""Characters that are kept of the reason of a rating."""
 BEGINNING = 80
 """Characters of the first message that stand for a title."""
 NO_RESULT = "[no result was kept]"
@@ -53,6 +55,20 @@ _ESCAPE = re.compile(
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
+class Rating(NamedTuple):
+    """What somebody thought of an answer.
+
+    Args:
+        at: Index of the answer among the messages.
+        score: By custom from 0 to 100.
+        reason: Why, in words.
+    """
+
+    at: int
+    score: int
+    reason: str
+
+
 class Talk(msgspec.Struct, frozen=True, kw_only=True):
     """A conversation that can be stored as it is.
 
@@ -63,6 +79,7 @@ class Talk(msgspec.Struct, frozen=True, kw_only=True):
         created: When it began, in milliseconds since 1970; 0 where that is not known.
         messages: What was said.
         times: When, for each message, in milliseconds since 1970; 0 where that is not known.
+        ratings: What people thought of its answers.
         left_out: How much of what is left out.
         size: Bytes of its messages.
     """
@@ -73,6 +90,7 @@ class Talk(msgspec.Struct, frozen=True, kw_only=True):
     created: int = 0
     messages: tuple[Message, ...]
     times: tuple[int, ...]
+    ratings: tuple[Rating, ...] = ()
     left_out: dict[str, int] = {}
     size: int = 0
 
@@ -161,6 +179,7 @@ class Builder:
     def __init__(self) -> None:
         self._messages: list[Message] = []
         self._times: list[int] = []
+        self._ratings: list[Rating] = []
         self._left: dict[str, int] = {}
         self._size = self._calls = 0
         self._open: list[tuple[Called, ToolCall]] = []
@@ -218,6 +237,15 @@ class Builder:
                 return
         self.leave_out("result")
 
+    def rate(self, score: int, reason: str) -> None:
+        """Add what somebody thought of the newest message, an answer.
+
+        Args:
+            score: By custom from 0 to 100.
+            reason: Why, in words.
+        """
+        self._ratings.append(Rating(len(self._messages) - 1, score, clean(reason)[:REASON_LIMIT]))
+
     def finish(self, place: str, origin: str, title: str = "", created: int = 0) -> Talk:
         """Return the conversation.
 
@@ -235,6 +263,7 @@ class Builder:
             created=created,
             messages=tuple(self._messages),
             times=tuple(self._times),
+            ratings=tuple(self._ratings),
             left_out=self._left,
             size=self._size,
         )

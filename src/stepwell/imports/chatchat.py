@@ -22,19 +22,21 @@ from stepwell.imports.base import ID_LIMIT, MESSAGE_LIMIT, Builder, Found, Skipp
 
 ROW_LIMIT = 2 * MESSAGE_LIMIT
 """Bytes of a row."""
-COLUMNS = frozenset({"id", "conversation_id", "query", "response", "feedback_score", "create_time"})
+COLUMNS = frozenset({"id", "conversation_id", "query", "response", "feedback_score", "feedback_reason", "create_time"})
 """What the table `message` must have; all versions have these."""
+SCORE_LIMIT = 2**31
+"""Largest rating; the old service checked none."""
 _TABLES = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table'"
 _TALKS = """
 SELECT nullif(conversation_id, '') AS talk, CASE WHEN coalesce(conversation_id, '') = '' THEN id END AS alone
 FROM message GROUP BY talk, alone ORDER BY min(create_time), min(rowid)
 """
 _ROWS = """
-SELECT query, response, feedback_score, create_time FROM message
+SELECT query, response, feedback_score, feedback_reason, create_time FROM message
 WHERE conversation_id = ? ORDER BY create_time, rowid
 """
 _ROW = """
-SELECT query, response, feedback_score, create_time FROM message
+SELECT query, response, feedback_score, feedback_reason, create_time FROM message
 WHERE id IS ? AND coalesce(conversation_id, '') = '' ORDER BY create_time, rowid
 """
 _NAME = "SELECT name FROM conversation WHERE id = ?"
@@ -48,6 +50,7 @@ class _Row(NamedTuple):
     query: object
     response: object
     score: object
+    reason: object
     time: object
 
 
@@ -167,9 +170,12 @@ def _add(builder: Builder, row: _Row, *, asked_again: bool = False) -> None:
         builder.leave_out("double")  # 0.3 stores each question twice, and the answer with the second
         return
     builder.user(_word(row.query), time)
+    score = row.score if isinstance(row.score, int) and 0 <= row.score <= SCORE_LIMIT else None
     if answer.strip():
         builder.assistant(answer, time)
-    if isinstance(row.score, int) and row.score >= 0:
+        if score is not None:
+            builder.rate(score, _word(row.reason))
+    elif score is not None:
         builder.leave_out("feedback")
 
 

@@ -20,6 +20,7 @@ from stepwell.events import (
     RunClaimed,
     RunStarted,
     RunWaiting,
+    Steered,
     Stored,
     TextDelta,
     ThinkingDelta,
@@ -68,7 +69,7 @@ class ThreadLog:
         carried: Number of the run that is to be carried out here; 0 where another process took it.
         turn: Held by whoever drives a run of the thread.
         interrupt: Makes the one who drives look at the log again; None while nobody does.
-        idle: Called with the log when everything recorded is on the disk: whoever recorded it may have left.
+        idle: Called with the log when nothing waits for its commit any more: whoever recorded it may have left.
     """
 
     def __init__(
@@ -331,7 +332,7 @@ class ThreadLog:
         state = self.state = State(stored)
         self._again, self._keys, self._accounts, self._unusual = [], [], {}, True
         self._unsaved, self._early, self.error, self._saved = [], [], None, state.seq
-        self._blobs = {}
+        self._blobs, self.outside = {}, min(self.outside, state.seq)
         if news:
             self.channel.stored(news)
         run = state.run
@@ -345,6 +346,10 @@ class ThreadLog:
             self._come(state.seq)
         if self.interrupt is not None and not (same and len(kept) == len(unsaved)):
             self.interrupt()
+        else:
+            for each in news:
+                if isinstance(each.event, Steered) and each.event.interrupt:
+                    self.interrupt_at(each.path)
 
     def _keep_facts(
         self, found: list[Recorded], news: list[Recorded], claimed: bool, blobs: Mapping[str, bytes]
@@ -444,6 +449,9 @@ class ThreadLog:
         self._wake()
         if not isinstance(error, Conflict):
             self.channel.close()
+            if self.interrupt is not None:
+                self.interrupt()  # who waits for people or a tool would hold on to a log that takes nothing more
+            self.idle(self)
 
     def _show(self, batch: list[Recorded]) -> None:
         """Show stored events, and progress that came before their commit in its place."""

@@ -6,53 +6,26 @@ of it is decided by engines.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, cast, get_args, runtime_checkable
+from collections.abc import Callable
+from typing import Any, cast
 
 import msgspec
 
-from stepwell.errors import ConfigError, Decided, Expired, InputError, NotFound
-from stepwell.events import (
-    Answered,
-    MessageAdded,
-    MessageQueued,
-    PauseRequested,
-    ResumeRequested,
-    RunEnded,
-    RunStarted,
-    Steered,
-    Stored,
-)
-from stepwell.events import Asked as AskedEvent
-from stepwell.messages import Message, ToolCall, clean
+from stepwell.errors import Decided, InputError, NotFound
+from stepwell.events import Answered, PauseRequested, ResumeRequested, Steered, Stored
+from stepwell.messages import Message, clean
 from stepwell.questions import DECISIONS, Decision, QuestionKind, Scope, visible
 from stepwell.running import Question, RunState
+from stepwell.runs.answers import (
+    Admit,
+    Reply,
+    answer_all,
+    call_of,
+    run_of,
+)
 from stepwell.runs.log import ThreadLog
 from stepwell.runs.requests import Once, RunRef
 from stepwell.runs.service import RunService
-from stepwell.specs import RunSpec
-from stepwell.state import State
-from stepwell.tools.arguments import BadArguments, check, read_object
-from stepwell.tools.base import Toolbox
-
-_SAID = {
-    "en": 'You asked earlier: "{question}"\nThe answer is: {answer}',
-    "zh": "你之前提问：“{question}”\n回答是：{answer}",
-}
-
-
-Admit = Callable[[RunSpec], Awaitable[RunSpec]]
-"""Says how a run goes that begins or goes on elsewhere, or refuses it by raising."""
-
-
-@runtime_checkable
-class HasToolbox(Protocol):
-    """An engine whose tools can be looked at."""
-
-    @property
-    def toolbox(self) -> Toolbox:
-        """What its agent may call."""
-        ...
 
 
 class QuestionInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,19 +132,8 @@ async def answer(
         InputError: Its kind does not take this; names the field.
         KeyReused: The idempotency key came before with another body.
     """
-    made = Answered(question, cast(Decision, decision), clean(text), arguments, value, cast(Scope, scope), owner)
-    return await service.do_once(owner, once, lambda: _decide(service, thread, made, hash, once, admit))
-
-
-async def _decide(
-    service: RunService, thread: str, made: Answered, hash: str, once: Once | None, admit: Admit | None
-) -> RunRef:
-    async with service.using(made.by, thread) as log:
-        await _check_asked(log, made.question)
-        ended = await _spec_of_ended(log, made.question)
-        ended = await admit(ended) if ended is not None and admit is not None else ended
-        answering = _Answering(service, log, made, hash, ended)
-        return answering.ref(await service.decide(log, answering.decide, once=once, number=answering.number))
+    made = Answered(question, cast(Decision, decision), text, arguments, value, cast(Scope, scope))
+    return await answer_all(service, owner, thread, lambda _: [Reply(made, hash)], once=once, admit=admit, whole=True)
 
 
 async def steer(
@@ -278,57 +240,9 @@ async def _to_run(
         return await service.decide(log, to_open, interrupts=interrupts, once=once)
 
 
-class _Answering:
-    """An answer on its way into a log.
-
-    Args:
-        service: The threads.
-        log: The log.
-        made: The answer.
-        hash: What the one who decides has seen.
-        ended: How the run went that asked and is over; None where it is not.
-
-    Attributes:
-        run: Number of the open run that it is for; 0 for none.
-        queued: A message waits that takes it up.
-    """
-
-    def __init__(self, service: RunService, log: ThreadLog, made: Answered, hash: str, ended: RunSpec | None) -> None:
-        self._service, self._log, self._made, self._hash, self._ended = service, log, made, hash, ended
-        self.run, self.queued = 0, False
-
-    def decide(self) -> list[tuple[str, Stored]]:
-        """Check the answer against the log as it is now, and return what is appended."""
-        log, made = self._log, self._made
-        asked = log.state.questions.get(made.question)
-        if asked is None:
-            raise Decided("The question was decided already.", "question")
-        _check_bound(self._service, log, asked, self._hash)
-        _check_decision(asked.event, made)
-        if made.arguments:
-            _check_arguments(self._service, log, asked, made.arguments)
-        run = _run_of(log.state, made.question)
-        self.run, self.queued = run.seq if run is not None else 0, False
-        if run is not None:
-            return [(asked.path, made)]
-        if self._ended is None:
-            raise Decided("The run that asked is over.", "question")
-        self.queued = log.state.run is not None or bool(log.state.queue)
-        return _begun_by(asked, made, self._ended, queued=self.queued)
-
-    def ref(self, first: int) -> RunRef:
-        """Return what the answer came to, whose event has this number."""
-        thread = self._log.thread
-        return RunRef(thread, 0, queued=first + 1) if self.queued else RunRef(thread, self.run or first + 1)
-
-    def number(self, first: int) -> int:
-        """Return the number of that run, or of the message that waits."""
-        return self.run or first + 1
-
-
 def _info(log: ThreadLog, question: Question) -> QuestionInfo:
-    event, call = question.event, _call_of(log.state, question)
-    run = _run_of(log.state, question.seq)
+    event, call = question.event, call_of(log.state, question)
+    run = run_of(log.state, question.seq)
     arguments = call.arguments if call else ""
     return QuestionInfo(
         thread=log.thread,
@@ -350,135 +264,3 @@ def _info(log: ThreadLog, question: Question) -> QuestionInfo:
         default=event.default,
         decisions=DECISIONS[event.kind],
     )
-
-
-def _run_of(state: State, question: int) -> RunState | None:
-    """Return the open run if it is the one that asks; what an ended run left open is older than the next one."""
-    return state.run if state.run is not None and state.run.seq < question else None
-
-
-def _call_of(state: State, question: Question) -> ToolCall | None:
-    agent = state.agents.get(question.path) if question.path else state
-    for run in (agent.run, agent.last[0] if agent.last else None) if agent else ():
-        if run is not None and question.event.call in run.calls:
-            return run.calls[question.event.call].call
-    return None
-
-
-async def _check_asked(log: ThreadLog, question: int) -> None:
-    """Say why a question is not open."""
-    if question in log.state.questions:
-        return
-    events = await log.read(after=question - 1) if question > 0 else []
-    if not events or not isinstance(events[0].event, AskedEvent):
-        raise NotFound("There is no such question.", "question")
-    for each in events:
-        if isinstance(each.event, Answered) and each.event.question == question:
-            if each.event.decision == "expired":
-                raise Expired("The question's time is over.", "question")
-            said = f"The question was decided already: {each.event.decision}."
-            raise Decided(said, "question")
-    raise Decided("The run that asked is over.", "question")
-
-
-def _check_bound(service: RunService, log: ThreadLog, asked: Question, hash: str) -> None:
-    if 0 < asked.event.until <= service.now():
-        raise Expired("The question's time is over.", "question")
-    if hash and hash != asked.event.hash:
-        raise Decided("What is asked is not what you have seen; look at the question again.", "hash")
-    run = _run_of(log.state, asked.seq)
-    agent = log.state.agents.get(asked.path) if asked.path else log.state
-    if run is None:
-        return
-    if run.cancel is not None:
-        raise Decided("The run that asked is being cancelled.", "question")
-    if agent is None or agent.run is None:
-        raise Decided("The agent that asked is not at work any more.", "question")
-    opened = agent.run.calls.get(asked.event.call)
-    if opened is not None and opened.ended is not None:
-        raise Decided("The call has its result by now.", "question")
-
-
-def _check_decision(asked: AskedEvent, made: Answered) -> None:
-    taken = DECISIONS[asked.kind]
-    if made.decision not in taken:
-        raise InputError(f"This question takes {' or '.join(taken)}, not {made.decision[:40]!r}.", "decision")
-    approves = asked.kind == "approval" and made.decision == "approve"
-    if made.arguments and not approves:
-        raise InputError("Only an approval takes other arguments.", "arguments")
-    if made.scope not in get_args(Scope):
-        raise InputError(f"A scope is one of {', '.join(get_args(Scope))}.", "scope")
-    if made.scope != "once" and (not approves or made.arguments):
-        raise InputError("Only an approval of the arguments as they are reaches further than this once.", "scope")
-    if made.value is not None and (asked.form is None or made.decision != "answer"):
-        raise InputError("The question has no form; answer with `text`.", "value")
-    if made.decision == "answer":
-        _check_answer(asked, made)
-
-
-def _check_answer(asked: AskedEvent, made: Answered) -> None:
-    if asked.form is not None:
-        if made.value is None:
-            raise InputError("The question has a form; give its fields as `value`.", "value")
-        if faults := check(asked.form, made.value):
-            raise InputError(f"The answer does not fit the form: {'; '.join(faults)[:2000]}.", "value")
-        try:
-            msgspec.json.encode(made.value)
-        except (UnicodeEncodeError, ValueError, TypeError) as error:
-            raise InputError("A text in it cannot be stored.", "value") from error
-    elif asked.choices and made.text not in asked.choices:
-        raise InputError(f"Choose one of: {', '.join(asked.choices)}.", "text")
-    elif not made.text.strip():
-        raise InputError("The answer is empty.", "text")
-
-
-def _check_arguments(service: RunService, log: ThreadLog, asked: Question, arguments: str) -> None:
-    """Refuse edited arguments that the tool does not take."""
-    if clean(arguments) != arguments:
-        raise InputError("They hold a NUL character or half a surrogate pair; remove it.", "arguments")
-    try:
-        read_object(arguments)
-    except BadArguments as error:
-        raise InputError(f"These are no arguments: {error}.", "arguments") from error
-    agent = log.state.agents.get(asked.path) if asked.path else log.state
-    call = _call_of(log.state, asked)
-    if agent is None or agent.run is None or call is None:
-        return
-    if fault := _fault(service, agent.run.spec, call.name, arguments):
-        raise InputError(fault, "arguments")
-
-
-def _fault(service: RunService, spec: RunSpec, name: str, arguments: str) -> str | None:
-    """Return what a tool of an agent has against arguments."""
-    try:
-        engine = service.engine(spec)
-    except ConfigError as error:
-        return f"The tool cannot be looked at: {error}"
-    if not isinstance(engine, HasToolbox) or engine.toolbox.get(name) is None:
-        return None  # a call that is the engine's own business
-    prepared = engine.toolbox.prepare(ToolCall("edited", name, arguments))
-    return getattr(prepared, "content", None)
-
-
-async def _spec_of_ended(log: ThreadLog, question: int) -> RunSpec | None:
-    """Return how the run went that asked a question and ended because nobody was there."""
-    asked = log.state.questions.get(question)
-    if asked is None or asked.event.kind != "question" or _run_of(log.state, question) is not None:
-        return None
-    after = await log.read(after=question - 1)
-    number = after[0].run
-    if not any(each.run == number and isinstance(each.event, RunEnded) for each in after):
-        return None
-    first = (await log.read(after=number - 1, limit=1))[0].event
-    return first.spec if isinstance(first, RunStarted) else None
-
-
-def _begun_by(asked: Question, made: Answered, spec: RunSpec, *, queued: bool) -> list[tuple[str, Stored]]:
-    """Return the answer to a question of a run that is over, and the run that takes it up."""
-    told = made.text if made.value is None else msgspec.json.encode(made.value).decode()
-    words = _SAID["zh" if spec.language == "zh" else "en"]
-    message = Message("user", words.format(question=asked.event.text, answer=told))
-    spec = msgspec.structs.replace(spec, people=True)
-    if queued:
-        return [("", made), ("", MessageQueued(message, spec))]
-    return [("", made), ("", RunStarted(spec)), ("", MessageAdded(message))]

@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn
 from stepwell.engines.base import close
 from stepwell.errors import ToolError
 from stepwell.events import (
+    Answered,
     Asked,
     EndReason,
     Forked,
@@ -58,9 +59,9 @@ RAN = ("ok", "failed", "timeout", "unknown")
 TAKERS = (RunClaimed, Forked)
 """Where these stand, whoever carried the run out before is gone."""
 
-Notice = Literal["late", "unseen"]
+Notice = Literal["late", "unseen", "meanwhile"]
 """When an input that the log has is met, if not at once: when nothing else can be done; or at once by those that look
-at the log anyhow, and by those that wait for one when it is their turn."""
+at the log anyhow, and by those that wait for one when it is their turn; or when somebody waits for the store next."""
 AT_ONCE: Mapping[int, Notice] = MappingProxyType({})
 
 SLICES = 100
@@ -82,9 +83,13 @@ class ReplayLog:
         events: All of a thread.
         thread: Its id.
         notice: When those inputs, by number, are met that are not met at once.
+        patience: Turns of the loop that the reading of an account takes, in which agents beside it go on.
     """
 
-    def __init__(self, events: Sequence[Recorded], thread: str = "", notice: Mapping[int, Notice] = AT_ONCE) -> None:
+    def __init__(
+        self, events: Sequence[Recorded], thread: str = "", notice: Mapping[int, Notice] = AT_ONCE, patience: int = 0
+    ) -> None:
+        self.patience = patience
         self.path = ""
         self.state = State()
         self.difference: Difference | None = None
@@ -200,8 +205,10 @@ class ReplayLog:
     def _is_early(self) -> bool:
         """Tell whether what comes next is not met yet, for it came while a call was running, or being made."""
         asked = self._events[self._at].event
-        if self._notice.get(self._events[self._at].seq) == "late":
+        if self._notice.get(self._events[self._at].seq) in ("late", "meanwhile"):
             return True
+        if isinstance(asked, Asked):
+            return asked.call not in self._awaited  # no tool asks before it runs
         if not isinstance(asked, PauseRequested | Steered):
             return False
         following = [each.event for each in islice(self._events, self._at + 1, self._at + LOOKED_AHEAD)]
@@ -343,6 +350,10 @@ class ReplayLog:
 
         Whatever does not come by itself is not waited for: that is done by `turn`, once the agent records something.
         """
+        recorded = self.next()
+        if recorded is not None and recorded.path in ("", path) and self._notice.get(recorded.seq) == "meanwhile":
+            self._take_inputs(early=True)
+            self._tell()
         while (recorded := self.next()) is not None and (recorded.path != path or by_others(recorded.event)):
             slices = 2 * SLICES if recorded.path == path else SLICES  # whoever records it waits for others, too
             if self._closing or isinstance(recorded.event, TAKERS) or not await self.moves(slices):
@@ -384,7 +395,7 @@ class ReplayLog:
             self._tell()
         while True:
             await self.turn(path)
-            match self.next():
+            match self._landing(call):
                 case Recorded(event=ToolEnded() as ended) if self._path_of(ended.call) == path:
                     if ended.call == call:
                         return ended
@@ -392,10 +403,20 @@ class ReplayLog:
                         await self.stop("tool", tool)
                 case Recorded(event=Asked(kind="outcome", call=id)) if id == call:
                     raise ToolError("nobody could tell")
-                case Recorded(event=ToolStarted() | Asked() | Warned() | Steered()) if await self._others_move():
+                case Recorded(event=ToolStarted() | Asked() | Answered() | Warned() | Steered()) if (
+                    await self._others_move()
+                ):
                     continue  # another call of the same reply was decided meanwhile
                 case _:
                     await self.stop("tool", tool)
+
+    def _landing(self, call: str) -> Recorded | None:
+        """Return the stored event that comes next, behind questions of a call that are taken back with its result."""
+        for recorded in islice(self._events, self._at, None):
+            taken = self.state.questions.get(recorded.event.question) if isinstance(recorded.event, Answered) else None
+            if taken is None or taken.event.call != call:
+                return recorded
+        return None
 
     def _path_of(self, call: str) -> str | None:
         """Return the agent that waits for the result of a call."""

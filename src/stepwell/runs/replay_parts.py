@@ -187,6 +187,8 @@ class ReplayAccounts(Accounts):
         """Return the account of a key when it is the agent's turn, for it may have been read; None for no key."""
         if not key:
             return None
+        if self._log.patience:  # those beside it look at the log meanwhile
+            await self._log.moves(self._log.patience)
         await self._log.let_others(self._path)
         return self._account
 

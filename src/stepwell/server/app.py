@@ -29,14 +29,32 @@ from stepwell.errors import (
 from stepwell.messages import clean
 from stepwell.runs.catalog import Catalog
 from stepwell.runs.service import RunService
+from stepwell.server.agui.router import agui_router
 from stepwell.server.asking import json_response
 from stepwell.server.auth import Gate
-from stepwell.server.chatchat import chatchat_router, old_errors, old_refusal
+from stepwell.server.chatchat.envelope import is_old, old_errors, old_missing, old_refusal
+from stepwell.server.chatchat.routes import chatchat_router
+from stepwell.server.mcp.router import mcp_router
 from stepwell.server.native import native_router
+from stepwell.server.openai import errors as openai
+from stepwell.server.openai.chat import chat_router
+from stepwell.server.openai.models import models_router
+from stepwell.server.openai.responses import responses_router
 from stepwell.server.sse import HEARTBEAT
 
 PURGE = 3600.0
 """Seconds between two looks for threads whose time is over."""
+
+_HEADERS = (
+    "authorization",
+    "content-type",
+    "idempotency-key",
+    "last-event-id",
+    "mcp-protocol-version",
+    "mcp-session-id",
+    "x-api-key",
+)
+"""What pages of other origins may send."""
 
 _log = logging.getLogger("stepwell.server")
 
@@ -65,8 +83,7 @@ def create_app(config: Config, catalog: Catalog, service: RunService, local_key:
             await asyncio.wait(tasks)
 
     app = FastAPI(title="Stepwell", version=version("stepwell"), lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.include_router(native_router(service, catalog, config.multimodal.image.max_pixels))
-    app.include_router(chatchat_router(config, service, catalog))
+    _include_faces(app, config, service, catalog)
 
     @app.get("/health", tags=["health"])
     async def health() -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
@@ -78,15 +95,26 @@ def create_app(config: Config, catalog: Catalog, service: RunService, local_key:
     return app
 
 
+def _include_faces(app: FastAPI, config: Config, service: RunService, catalog: Catalog) -> None:
+    # A request is compared with one route after the other, so what is asked for most stands first.
+    app.include_router(native_router(service, catalog, config.multimodal.image.max_pixels))
+    app.include_router(chatchat_router(config, service, catalog))
+    app.include_router(chat_router(config, service, catalog))
+    app.include_router(responses_router(config, service, catalog))
+    app.include_router(agui_router(config, service, catalog))
+    app.include_router(models_router(catalog, service.now() // 1000))
+    app.include_router(mcp_router(config, service, catalog))
+
+
 def _guard(app: FastAPI, config: Config, service: RunService, local_key: str) -> None:
-    app.add_middleware(Gate, config=config, store=service.store, local_key=local_key)
+    app.add_middleware(Gate, config=config, store=service.store, local_key=local_key, shape=_shape)
     if config.origins:  # what a browser asks for its page is answered before the page can send a key
         app.add_middleware(
             CORSMiddleware,
             allow_origins=config.origins,
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
-            allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id", "x-api-key"],
-            expose_headers=["x-stepwell-run", "x-stepwell-thread"],
+            allow_headers=[*_HEADERS, *openai.HEADERS],
+            expose_headers=["x-stepwell-run", "x-stepwell-thread", "mcp-session-id"],
         )
 
 
@@ -123,28 +151,36 @@ _STATUS: tuple[tuple[type[StepwellError], int], ...] = (
 
 def _handle_errors(app: FastAPI) -> None:
     async def told(request: Request, error: Exception) -> Response:
+        assert isinstance(error, StepwellError)
         status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
         field = error.field if isinstance(error, InputError) else ""
-        if _is_old(request) and status == 422:
-            return json_response(old_refusal(str(error), field), 422)
-        return _error(status, str(error), field)
+        match _face(request.url.path):
+            case "openai":
+                return openai.refused(error, status)
+            case "chatchat" if status == 422:
+                return json_response(old_refusal(str(error), field), 422)
+            case _:
+                return _error(status, str(error), field)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        if _is_old(request):
-            return json_response(old_errors(error), 422)
-        first = error.errors()[0]
-        if first["type"] == "json_invalid":
-            return _error(422, f"The body is no JSON of one meaning: {first['ctx']['error']}.", "body")
-        place = ".".join(str(part) for part in first["loc"][1:])
-        return _error(422, first["msg"].removeprefix("Value error, "), place or str(first["loc"][0]))
+        match _face(request.url.path):
+            case "openai":
+                return openai.invalid_openai(error)
+            case "chatchat":
+                return json_response(old_errors(error, request.url.path), 422)
+            case _:
+                return _invalid(error)
 
-    async def refused(_: Request, error: Exception) -> Response:
+    async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _error(error.status_code, str(error.detail), "", dict(error.headers or {}))
+        if error.status_code in (404, 405) and _face(request.url.path) == "chatchat":
+            told = old_missing(error.status_code, str(error.detail))
+            return json_response(told, error.status_code, dict(error.headers or {}))
+        return _plain(request, error.status_code, str(error.detail), dict(error.headers or {}))
 
-    async def failed(_: Request, error: Exception) -> Response:
-        return _error(500, f"Stepwell itself failed ({type(error).__name__}); its log has the details.", "")
+    async def failed(request: Request, error: Exception) -> Response:
+        return _plain(request, 500, f"Stepwell itself failed ({type(error).__name__}); its log has the details.")
 
     app.add_exception_handler(StepwellError, told)
     app.add_exception_handler(RequestValidationError, invalid)
@@ -152,8 +188,30 @@ def _handle_errors(app: FastAPI) -> None:
     app.add_exception_handler(Exception, failed)
 
 
-def _is_old(request: Request) -> bool:
-    return request.url.path.startswith("/chat/")
+def _face(path: str) -> str:
+    """Return in whose shape a path is answered where something is wrong."""
+    if path.startswith(openai.PREFIX):
+        return "openai"
+    return "chatchat" if is_old(path) else "native"
+
+
+def _shape(path: str, status: int, message: str) -> bytes | None:
+    """Write a refusal of the gate as the face of its path does."""
+    return bytes(openai.openai_error(status, message).body) if _face(path) == "openai" else None
+
+
+def _plain(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    if _face(request.url.path) == "openai":
+        return openai.openai_error(status, message, headers=headers)
+    return _error(status, message, "", headers)
+
+
+def _invalid(error: RequestValidationError) -> Response:
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return _error(422, f"The body is no JSON of one meaning: {first['ctx']['error']}.", "body")
+    place = ".".join(str(part) for part in first["loc"][1:])
+    return _error(422, first["msg"].removeprefix("Value error, "), place or str(first["loc"][0]))
 
 
 def _error(status: int, message: str, field: str, headers: dict[str, str] | None = None) -> Response:

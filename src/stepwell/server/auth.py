@@ -57,6 +57,14 @@ class Refusal(Exception):
         self.status = status
 
 
+Shape = Callable[[str, int, str], bytes | None]
+"""Returns the JSON of a refusal from the path, the status and the words; None for the form of the native face."""
+
+
+def _native(path: str, status: int, message: str) -> bytes | None:
+    return None
+
+
 class Gate:
     """Middleware around the whole application.
 
@@ -65,10 +73,12 @@ class Gate:
         config: Who may ask.
         store: Where the API keys are.
         local_key: A key for commands of the same user, good while this process lives; they are the owner `local`.
+        shape: Writes refusals as the face of a path has them.
     """
 
-    def __init__(self, app: ASGIApp, config: Config, store: Store, local_key: str = "") -> None:
+    def __init__(self, app: ASGIApp, config: Config, store: Store, local_key: str = "", shape: Shape = _native) -> None:
         self._app, self._config, self._store, self._local_key = app, config, store, local_key
+        self._shape = shape
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check one request and hand it on."""
@@ -84,12 +94,18 @@ class Gate:
             self._check_length(headers)
             scope.setdefault("state", {})["caller"] = await self._caller(scope["path"], headers)
         except Refusal as refusal:
-            await _refuse(refusal)(scope, receive, send)
+            await self._refuse(scope, refusal)(scope, receive, send)
             return
         except StoreError as error:  # without the store nobody can be told from anybody else
-            await _refuse(Refusal(503, str(error)))(scope, receive, send)
+            await self._refuse(scope, Refusal(503, str(error)))(scope, receive, send)
             return
         await self._app(scope, _Bounded(receive, self._config.max_body), send)
+
+    def _refuse(self, scope: Scope, refusal: Refusal) -> Response:
+        native: dict[str, Any] = {"error": {"message": str(refusal), "field": ""}}
+        body = self._shape(scope["path"], refusal.status, str(refusal)) or msgspec.json.encode(native)
+        headers = {"www-authenticate": "Bearer"} if refusal.status == 401 else {}
+        return Response(body, refusal.status, headers, "application/json")
 
     def _check_host(self, headers: Headers) -> None:
         sent = headers.getlist("host")
@@ -155,12 +171,6 @@ def _token(headers: Headers) -> str:
     if len(found) > 1:
         raise Refusal(400, "Two different API keys were sent; send one.")
     return found.pop() if found else ""
-
-
-def _refuse(refusal: Refusal) -> Response:
-    body: dict[str, Any] = {"error": {"message": str(refusal), "field": ""}}
-    headers = {"www-authenticate": "Bearer"} if refusal.status == 401 else {}
-    return Response(msgspec.json.encode(body), refusal.status, headers, "application/json")
 
 
 class _Bounded:

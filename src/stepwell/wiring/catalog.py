@@ -19,9 +19,10 @@ from stepwell.plans import Task
 from stepwell.prompts import load
 from stepwell.runs.catalog import AgentInfo, ModelInfo, ToolInfo, Wish
 from stepwell.specs import ContextSpec, EngineName, Limits, RunSpec, TaskOptions
-from stepwell.tools.base import Toolbox
+from stepwell.tools.base import Tool, Toolbox
 from stepwell.tools.client import ClientTool, check_client_tools
 from stepwell.wiring.engine import EngineMaker
+from stepwell.wiring.mcp import McpTools
 from stepwell.wiring.models import ConfiguredModels
 from stepwell.wiring.parts import (
     NATIVE,
@@ -61,16 +62,36 @@ class ConfigCatalog:
     def __init__(self, config: Config, accounts: Accounts | None = None) -> None:
         self._config, self._accounts = config, accounts
         self._named = ConfiguredModels(config, agent_options(config))
-        self._tools = {tool.spec.name: tool for tool in configured_tools(config)}
+        self._own: dict[str, Tool] = {tool.spec.name: tool for tool in configured_tools(config)}
         self._asks = asking_tools(config)
+        self._mcp = McpTools(config, frozenset(self._own) | frozenset(self._asks))
+        self._offered: dict[str, Tool] = {}
         self._rules = approval_rules(config)
         self._tasks = TaskOptions(**config.tasks.model_dump())
         self._thread_limits = _given_limits(config.limits.thread)
-        self._chatchat = {tool.spec.name: tool for tool in chatchat_tools(self._tools.values())}
+        self._chatchat = {tool.spec.name: tool for tool in chatchat_tools(self._own.values())}
         self._versions: dict[tuple[str, str, str, str, bool], dict[str, str]] = {}
         self._boxes: dict[tuple[str, ...], Toolbox] = {}
         self._checked: set[tuple[ContextSpec, tuple[str, ...]]] = set()
         self._check()
+
+    @property
+    def _tools(self) -> dict[str, Tool]:
+        """The tools that are on: our own, and those of MCP servers as they are now."""
+        if self._mcp.moved() or not self._offered:
+            self._offered = {**self._own, **self._mcp.on}
+            self._boxes.clear()
+            self._checked.clear()
+        return self._offered
+
+    async def start(self) -> None:
+        """Connect the MCP servers; those that were never seen are waited for, for a bounded while.
+
+        Raises:
+            ConfigError: A variable that a server is to be given is not set.
+        """
+        if self._config.mcp:
+            await self._mcp.start()
 
     def _check(self) -> None:
         """Find what would refuse every request, before the first one comes."""
@@ -89,16 +110,17 @@ class ConfigCatalog:
                     make_dialect(dialect, "default", old.language)
         helpers = ((f"agents.{name}.tools", each.tools) for name, each in self._config.agents.items())
         for place, names in (("agent.tools", agent.tools), *helpers):
-            unknown = [name for name in names or () if name not in self._tools | self._asks]
-            if unknown:
+            unknown = [name for name in names or () if name not in self._own | self._asks]
+            if unknown := [name for name in unknown if not self._mcp.may_come(name)]:
                 known = ", ".join(self._tools) or "none"
                 raise ConfigError(f"{place}: there is no tool {', '.join(unknown)}; known: {known}")
         first = self._config.model_names[0]
         with _at(f"models.{first}.window"):
-            check_tools(
-                self._named.context(first, agent.max_tokens),
-                self.toolbox(self._tool_names(Wish(), "chat", agent.tools)).specs,
-            )
+            names = self._tool_names(Wish(), "chat", agent.tools)
+            own = tuple(
+                name for name in names if name in self._own
+            )  # those of others must keep no server from starting
+            check_tools(self._named.context(first, agent.max_tokens), self.toolbox(own).specs)
 
     def models(self) -> list[ModelInfo]:
         """Return the models, the default first."""
@@ -194,7 +216,7 @@ class ConfigCatalog:
             agent=name,
             engine="react",
             system=helper.system or parent.system,
-            tools=parent.tools if helper.tools is None else tuple(dict.fromkeys(helper.tools)),
+            tools=parent.tools if helper.tools is None else self._given(helper.tools),
             tasks=msgspec.structs.replace(options, max_chain_length=steps),
             output=None,
             versions={},
@@ -288,6 +310,7 @@ class ConfigCatalog:
     async def close(self) -> None:
         """Let go of connections."""
         await self._named.close()
+        await self._mcp.close()
 
     def _limits(self, wished: Limits) -> Limits:
         """Return what the settings allow, or less where less is wished."""
@@ -334,16 +357,24 @@ class ConfigCatalog:
     def _tool_names(self, wish: Wish, engine: str, own: Sequence[str] | None) -> tuple[str, ...]:
         if wish.face == "chatchat" and wish.tools is None:
             return tuple(self._chatchat)
-        names = own if wish.tools is None else wish.tools
-        if names is None:
+        if wish.tools is None and own is not None:
+            return self._given(own)
+        tools = self._tools
+        if wish.tools is None:
             # Whoever works on a task of its own has nobody to talk to but by asking.
             asks = tuple(self._asks) if engine != "chat" and wish.people else ()
-            return tuple(dict.fromkeys((*self._tools, *asks)))
-        known = self._tools | self._asks
-        for index, name in enumerate(names):
+            return tuple(dict.fromkeys((*tools, *asks)))
+        known = tools | self._asks
+        for index, name in enumerate(wish.tools):
             if name not in known:
-                raise InputError(f"There is no tool {name!r}; known: {', '.join(known) or 'none'}.", f"tools.{index}")
-        return tuple(dict.fromkeys(names))
+                listed = ", ".join(known) or "none"
+                raise InputError(f"There is no tool {name!r}; known: {listed}.", f"tools.{index}")
+        return tuple(dict.fromkeys(wish.tools))
+
+    def _given(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return the tools of these names in the settings, without those of MCP servers that are off."""
+        known = self._tools | self._asks
+        return tuple(dict.fromkeys(name for name in names if name in known))
 
     def toolbox_of(self, spec: RunSpec) -> Toolbox:
         """Return the tools of a run, those of its client among them; see `toolbox`."""
@@ -356,11 +387,12 @@ class ConfigCatalog:
         Raises:
             ConfigError: One of them is no longer in the settings.
         """
+        tools = self._tools
         box = self._boxes.get(names)
         if box is None:
             if len(self._boxes) >= BOXES:
                 self._boxes.clear()
-            known = self._chatchat | self._asks | self._tools
+            known = {**self._chatchat, **self._asks, **self._mcp.known, **tools}
             gone = [name for name in names if name not in known]
             if gone:
                 raise ConfigError(f"tools of this run are no longer in the settings: {', '.join(gone)}")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stepwell.specs import Limits
     from stepwell.store.base import Spending, Store
     from stepwell.store.lock import FolderLock
+    from stepwell.wiring.catalog import ConfigCatalog
 
 
 class Host:
@@ -28,8 +29,16 @@ class Host:
         lock: Holds the folder; None where it is only read.
     """
 
-    def __init__(self, config: Config, catalog: Catalog, service: RunService, lock: FolderLock | None) -> None:
-        self.config, self.catalog, self.service, self._lock = config, catalog, service, lock
+    def __init__(self, config: Config, catalog: ConfigCatalog, service: RunService, lock: FolderLock | None) -> None:
+        self.config, self.service, self._lock = config, service, lock
+        self.catalog: Catalog = catalog
+        self._start, self._started = catalog.start, False
+
+    async def start(self) -> None:
+        """Connect what tools need, in the background; see `ConfigCatalog.start`. Once is enough."""
+        if not self._started:
+            self._started = True
+            await self._start()
 
     async def close(self, grace: float = 5.0) -> None:
         """Stop runs, leaving them to be resumed, and let go of everything."""
@@ -112,6 +121,7 @@ async def _serve(config: Config, announce: Callable[[str, str], None]) -> None:
     try:
         preload(config)
         listener = listen(config)
+        await host.start()
         first = "" if await store.api_keys() or config.auth == "off" else await issue(store, "local")
         key = token()
         url = address(config, listener)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from types import MappingProxyType
-from typing import Any
 
 from stepwell.events import (
     CallDelta,
@@ -25,8 +24,7 @@ from stepwell.events import (
 )
 from stepwell.messages import Message, ToolCall
 from stepwell.runs.channel import Item
-
-Event = dict[str, Any]
+from stepwell.server.chatchat.frames import Event
 
 FENCE = "\n```\n"
 UNMARKED = "调用agent工具失败，该回答为大模型自身能力的回答:\n\n `{raw}`"
@@ -41,6 +39,8 @@ UNFINISHED = MappingProxyType(
 )
 """The answer where a stream ends before its run: the server stops, or the key was revoked."""
 MARKER = "Final Answer: "
+MARKED = ("react", "qwen")
+"""Dialects in which the marker stands before every answer; in others it only parts a thought from it."""
 
 
 class Encoder:
@@ -50,7 +50,7 @@ class Encoder:
     """
 
     def __init__(self) -> None:
-        self._dialect = False
+        self._dialect = self._marked = False
         self._tools: tuple[str, ...] = ()
         self._calls: dict[str, ToolCall] = {}
         self._thinking = self._text = 0
@@ -61,6 +61,7 @@ class Encoder:
         match event:
             case RunStarted():
                 self._dialect, self._tools = bool(event.spec.dialect), event.spec.tools
+                self._marked = event.spec.dialect in MARKED
             case MessageStarted():
                 self._thinking = self._text = 0
             case ThinkingDelta():
@@ -82,7 +83,7 @@ class Encoder:
 
     def _answer(self, thinking: str = "", text: str = "") -> list[Event]:
         marker = ""
-        if text and self._dialect and not self._text:
+        if text and self._dialect and not self._text and (self._thinking or self._marked):
             marker = ("\n" if self._thinking else "") + MARKER
         self._thinking += len(thinking)
         self._text += len(text)

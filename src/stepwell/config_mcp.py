@@ -1,0 +1,123 @@
+"""Settings of MCP: the servers whose tools agents may use, and the server that offers agents to others.
+
+What a server is given of the environment is said here and looked up by whoever starts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
+
+from stepwell.config_base import Names, is_address
+from stepwell.errors import ConfigError
+
+BASICS = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "USER", "LOGNAME", "SHELL")
+"""Variables that every program is given."""
+SECRET = 6
+"""Characters of the shortest value that may be a secret; words like `true` stand in messages for other reasons."""
+
+ServerName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+(_[A-Za-z0-9-]+)*$", max_length=32)]
+"""Stands before two underscores in the names of its tools, so that it holds no two and ends with none."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class McpSettings(_Section):
+    """One MCP server whose tools agents may use."""
+
+    enabled: bool = True
+    """Whether it is used."""
+    command: str = ""
+    """The program to start, which speaks MCP over its standard input and output."""
+    args: list[str] = []
+    """Its arguments."""
+    env: dict[str, SecretStr] = {}
+    """Variables of its environment."""
+    env_pass: Names = []
+    """Names of variables of this program's environment that it is given."""
+    cwd: Path | None = None
+    """Where it runs; empty: the workspace folder."""
+    url: str = ""
+    """The address of a server that speaks streamable HTTP, in place of `command`."""
+    headers: dict[str, SecretStr] = {}
+    """Headers of each request."""
+    headers_env: dict[str, str] = {}
+    """Headers whose values are in variables: the name of the variable by that of the header."""
+    tools: Names | None = None
+    """Names of its tools that are used, as the server has them; empty: all."""
+    effects: dict[str, Literal["pure", "idempotent", "write"]] = {}
+    """What running a tool twice does, by the tool's name; `write` for all others."""
+    trust_hints: bool = False
+    """Whether what the server says of its tools' effects is believed."""
+    timeout: float = Field(default=60.0, gt=0)
+    """Seconds for one call; time in which a person is asked does not count."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> McpSettings:
+        if bool(self.command) == bool(self.url):
+            raise ValueError("set either `command`, the program to start, or `url`, the address of a server")
+        if self.url and not is_address(self.url):
+            raise ValueError("url must be the address of a server, such as http://127.0.0.1:9000/mcp")
+        wrong = {"args", "env", "env_pass", "cwd"} if self.url else {"headers", "headers_env"}
+        if misplaced := sorted(wrong & self.model_fields_set):
+            raise ValueError(f"{', '.join(misplaced)} cannot go with {'`url`' if self.url else '`command`'}; remove it")
+        return self
+
+    def environment(self, own: Mapping[str, str]) -> dict[str, str]:
+        """Return the whole environment of the program.
+
+        Args:
+            own: The environment of this one.
+
+        Raises:
+            ConfigError: A variable that it is to be given is not set.
+        """
+        given = {name: own[name] for name in BASICS if name in own}
+        passed = {name: _value(own, name, "env_pass") for name in self.env_pass}
+        return {**given, **passed, **{name: value.get_secret_value() for name, value in self.env.items()}}
+
+    def sent_headers(self, own: Mapping[str, str]) -> dict[str, str]:
+        """Return the headers of each request.
+
+        Args:
+            own: The environment of this program.
+
+        Raises:
+            ConfigError: A variable that holds one is not set.
+        """
+        found = {name: _value(own, variable, f"headers_env.{name}") for name, variable in self.headers_env.items()}
+        return {**{name: value.get_secret_value() for name, value in self.headers.items()}, **found}
+
+    def secrets(self, own: Mapping[str, str]) -> tuple[str, ...]:
+        """Return what must stand in no message: values of variables and headers, but for those too short to be secret.
+
+        Args:
+            own: The environment of this program.
+        """
+        told = [each.get_secret_value() for each in (*self.env.values(), *self.headers.values())]
+        told += [own.get(name, "") for name in (*self.env_pass, *self.headers_env.values())]
+        return tuple({each for each in told if len(each) >= SECRET})
+
+
+class McpServerSettings(_Section):
+    """The MCP server under `/mcp`, which offers agents as tools and threads as resources."""
+
+    enabled: bool = False
+    """Off until switched on."""
+    sessions: int = Field(default=100, ge=1)
+    """Sessions at once; one more is refused."""
+    idle: float = Field(default=1800.0, gt=0)
+    """Seconds after which a session that nobody uses is closed."""
+    keep_days: int = Field(default=30, ge=1)
+    """Days for which the threads that its tools make are kept."""
+
+
+def _value(own: Mapping[str, str], name: str, place: str) -> str:
+    if not own.get(name):
+        raise ConfigError(f"{place}: the variable {name} is not set; export the value in it")
+    return own[name]

@@ -1,0 +1,1 @@
+"""AG-UI, the protocol between agents and front ends: one more encoder over the log, under `/agui`."""

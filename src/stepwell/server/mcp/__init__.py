@@ -1,0 +1,1 @@
+"""The face for clients of MCP: agents as tools, threads as resources."""

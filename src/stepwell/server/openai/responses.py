@@ -1,0 +1,220 @@
+"""`/v1/responses`: made, streamed, gone on with, asked for later, cancelled and removed.
+
+https://platform.openai.com/docs/api-reference/responses. One more encoder over the log, which is also its only store:
+what a request begins is said in `responses_runs.py`, how it is told in `responses_events.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+from starlette.types import Receive, Scope, Send
+
+from stepwell.config import Config
+from stepwell.errors import InputError, NotFound, StepwellError, StoreError
+from stepwell.runs.catalog import Catalog
+from stepwell.runs.channel import Cursor
+from stepwell.runs.requests import RunRef
+from stepwell.runs.service import RunService
+from stepwell.server import sse
+from stepwell.server.asking import JsonRoute, Key, json_response, once_of, run_headers
+from stepwell.server.auth import Caller, caller_of
+from stepwell.server.openai.errors import openai_error
+from stepwell.server.openai.responses_events import Encoder
+from stepwell.server.openai.responses_frames import LAST, NOTHING, number
+from stepwell.server.openai.responses_input import ResponseBody, check_usable, read_input, spec_of
+from stepwell.server.openai.responses_items import Object, ResponseId, parse_place
+from stepwell.server.openai.responses_runs import Asking, Beginner
+from stepwell.server.openai.responses_store import folded, input_items, item_of, kept, remove
+
+# pyright: reportUnusedFunction=false
+
+PAGE = 100
+"""Most input items of one page."""
+
+
+def responses_router(config: Config, service: RunService, catalog: Catalog) -> APIRouter:
+    """Return the routes of responses.
+
+    Args:
+        config: How long threads are kept, and how large images may be.
+        service: Threads and runs.
+        catalog: Agents and models.
+    """
+    router = APIRouter(prefix="/v1", route_class=JsonRoute, strict_content_type=False)
+    _create_route(router, config, service, catalog)
+    _stored_routes(router, service)
+    _input_routes(router, service)
+    return router
+
+
+def _create_route(router: APIRouter, config: Config, service: RunService, catalog: Catalog) -> None:
+    beginner = Beginner(service, catalog, config.openai.keep_days)
+    max_pixels = config.multimodal.image.max_pixels
+
+    @router.post("/responses", tags=["openai"])
+    async def create_response(request: Request, body: ResponseBody, idempotency_key: Key = None) -> Response:
+        """Make a response: whole, as a stream, or in the background."""
+        caller = caller_of(request.scope)
+        check_usable(body)
+
+        async def find(id: str) -> Object | None:
+            return await item_of(service, caller.owner, parse_place(id))
+
+        known = body.previous_response_id or body.conversation
+        said = await read_input(body.input, max_pixels, None if known else find)
+        spec = spec_of(catalog, body, said, caller.key)
+        asking = Asking(caller.owner, body, said, spec, await once_of(request, idempotency_key))
+        try:
+            id = await beginner.begin(asking)
+        except NotFound as error:
+            if error.field != "previous_response_id":
+                raise
+            return openai_error(404, str(error), error.field, "previous_response_not_found")
+        previous = (await folded(service, id)).encoder.previous
+        headers = run_headers(RunRef(id.thread, id.run))
+        if body.stream:
+            return _stream(service, caller, Encoder(id, -1, previous), stays=body.store is not False)
+        if not body.background:
+            await _over(service, caller, Encoder(id, NOTHING, previous))
+        return json_response((await folded(service, id)).shown(), 200, headers)
+
+
+def _stored_routes(router: APIRouter, service: RunService) -> None:
+    @router.get("/responses/{response_id}", tags=["openai"])
+    async def get_response(
+        request: Request,
+        response_id: str,
+        stream: bool = False,
+        starting_after: Annotated[int, Query(ge=-1, le=2**53)] = -1,
+    ) -> Response:
+        """Show a response, or its events from a `sequence_number` on."""
+        caller = caller_of(request.scope)
+        found = await kept(service, caller.owner, response_id)
+        if not stream:
+            return json_response(found.shown())
+        encoder = Encoder(found.id, starting_after, found.encoder.previous)
+        return _stream(service, caller, encoder)
+
+    @router.delete("/responses/{response_id}", tags=["openai"])
+    async def delete_response(request: Request, response_id: str) -> Response:
+        """Remove a response with its thread, where the thread has no other run."""
+        caller = caller_of(request.scope)
+        found = await kept(service, caller.owner, response_id)
+        await remove(service, caller.owner, found)
+        return json_response({"id": str(found.id), "object": "response", "deleted": True})
+
+    @router.post("/responses/{response_id}/cancel", tags=["openai"])
+    async def cancel_response(request: Request, response_id: str) -> Response:
+        """Stop the run of a response and show what became of it; nothing happens when it is over."""
+        caller = caller_of(request.scope)
+        found = await kept(service, caller.owner, response_id)
+        if found.next is None:
+            await service.cancel(caller.owner, found.id.thread, found.id.run)
+            await _ended(service, caller, found.id)
+        return json_response((await folded(service, found.id)).shown())
+
+
+def _input_routes(router: APIRouter, service: RunService) -> None:
+    @router.get("/responses/{response_id}/input_items", tags=["openai"])
+    async def list_input_items(
+        request: Request,
+        response_id: str,
+        limit: Annotated[int, Query(ge=1, le=PAGE)] = 20,
+        order: Annotated[str, Query(pattern="^(asc|desc)$")] = "desc",
+        after: Annotated[str, Query(max_length=200)] = "",
+    ) -> Response:
+        """List what the request of a response said, the newest first."""
+        found = await kept(service, caller_of(request.scope).owner, response_id)
+        return json_response(_page(await input_items(service, found), limit, order, after))
+
+
+def _page(given: list[Object], limit: int, order: str, after: str) -> Object:
+    listed = given if order == "asc" else given[::-1]
+    if after:
+        at = next((index for index, each in enumerate(listed) if each["id"] == after), None)
+        if at is None:
+            raise InputError("There is no such item.", "after")
+        listed = listed[at + 1 :]
+    page = listed[:limit]
+    ids = {"first_id": page[0]["id"] if page else None, "last_id": page[-1]["id"] if page else None}
+    return {"object": "list", "data": page, **ids, "has_more": len(listed) > limit}
+
+
+def _stream(service: RunService, caller: Caller, encoder: Encoder, *, stays: bool = True) -> Response:
+    """Return the events of a response as they happen; where it does not stay, its run ends with the connection."""
+    thread, run = encoder.id.thread, encoder.id.run
+    frames, headers = _frames(service, caller, encoder), run_headers(RunRef(thread, run))
+    if stays:
+        return sse.response(frames, headers)
+
+    async def leave() -> None:
+        if encoder.end is None:
+            with suppress(StepwellError):  # nobody is left to be told
+                await service.cancel(caller.owner, thread, run, "the client closed the connection")
+
+    return _Unkept(frames, {**sse.HEADERS, **headers}, leave)
+
+
+class _Unkept(sse.EventStream):
+    """The stream of what nobody can ask for later.
+
+    Args:
+        frames: One write each.
+        headers: Of the response.
+        leave: Called at its end, however it comes.
+    """
+
+    def __init__(
+        self, frames: AsyncGenerator[bytes], headers: dict[str, str], leave: Callable[[], Awaitable[None]]
+    ) -> None:
+        super().__init__(frames, headers, sse.Direct())
+        self._leave = leave
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._leave()
+
+
+async def _frames(service: RunService, caller: Caller, encoder: Encoder) -> AsyncGenerator[bytes]:
+    """Yield the frames of a response as it happens."""
+    id = encoder.id
+    batches = service.follow(caller.owner, id.thread, Cursor(id.run - 1))
+    try:
+        async with aclosing(sse.watched(batches, caller, sse.Until())) as watching:
+            async for items in watching:
+                data = b"".join(map(encoder.encode, items)) if items else b": quiet\n\n"
+                if data:
+                    yield data
+                if encoder.end is not None:
+                    return
+    except (InputError, StoreError) as error:  # the headers are gone: the stream itself says why it ends
+        yield _failure(id, str(error))
+
+
+def _failure(id: ResponseId, message: str) -> bytes:
+    told = {"type": "error", "code": "server_error", "message": message, "param": None}
+    told["sequence_number"] = number(id.answered or id.run, LAST)  # type: ignore[assignment]
+    return b"event: error\ndata: %s\n\n" % msgspec.json.encode(told)
+
+
+async def _over(service: RunService, caller: Caller, encoder: Encoder) -> None:
+    """Wait until a response is over, or nobody here carries it on."""
+    async with aclosing(_frames(service, caller, encoder)) as frames:
+        async for _ in frames:
+            pass
+
+
+async def _ended(service: RunService, caller: Caller, id: ResponseId) -> None:
+    """Wait until the whole run of a response is over."""
+    batches = service.follow(caller.owner, id.thread, Cursor(id.run - 1))
+    async with aclosing(sse.watched(batches, caller, sse.Until(id.run))) as watching:
+        async for _ in watching:
+            pass

@@ -1,0 +1,245 @@
+"""Responses as the log has them: the log is their only store, and this reads it.
+
+Nothing is written here but the removal of a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import NamedTuple
+
+from stepwell.errors import Busy, NotFound
+from stepwell.events import Answered, Asked, Forked, MessageAdded, Recorded, RunStarted, Steered
+from stepwell.messages import Message
+from stepwell.runs.service import RunService
+from stepwell.server.openai import responses_items as items
+from stepwell.server.openai.responses_events import Encoder
+from stepwell.server.openai.responses_items import Object, Place, ResponseId, item_id, parse_response
+from stepwell.store.base import ThreadInfo
+
+UNKEPT = 1
+"""When the thread of a response expires that is not to be stored, in milliseconds since 1970: as soon as it is over."""
+_PAGE = 500
+_BACK = 64
+"""Events that are looked at together on the way back to the run before."""
+
+
+class Kept(NamedTuple):
+    """A response as the log has it now.
+
+    Args:
+        id: Its id.
+        info: The row of its thread.
+        encoder: After all events of its run.
+    """
+
+    id: ResponseId
+    info: ThreadInfo
+    encoder: Encoder
+
+    @property
+    def newest(self) -> ResponseId:
+        """The newest response of the same run."""
+        starts = self.encoder.starts
+        return self.id._replace(answered=starts[-1] if starts else 0)
+
+    @property
+    def next(self) -> ResponseId | None:
+        """The response that went on after this one's questions were answered."""
+        later = (seq for seq in self.encoder.starts if seq > self.id.answered)
+        return next((self.id._replace(answered=seq) for seq in later), None)
+
+    def shown(self) -> Object:
+        """Return the response for a client."""
+        told = self.encoder.snapshot()
+        told["stepwell"]["next"] = str(self.next) if self.next is not None else None
+        return told
+
+
+async def kept(service: RunService, owner: str, text: str) -> Kept:
+    """Return a stored response.
+
+    Args:
+        service: The threads.
+        owner: Who asks.
+        text: Its id.
+
+    Raises:
+        NotFound: There is none, or it was not to be stored and is over.
+    """
+    id = parse_response(text)
+    if id is None:
+        raise _unknown(text)
+    try:
+        info = await service.info(owner, id.thread)
+    except NotFound as error:
+        raise _unknown(text) from error
+    return await folded(service, id, info)
+
+
+async def folded(service: RunService, id: ResponseId, info: ThreadInfo | None = None) -> Kept:
+    """Return a response of a thread whose row is known, or that was just made.
+
+    Raises:
+        NotFound: There is no such response in it.
+    """
+    encoder = Encoder(id, previous=await _previous(service, id))
+    async for each in _events_of(service, id):
+        encoder.encode(each)
+    over = info is not None and info.expires == UNKEPT and info.run != id.run
+    if not encoder.began or over:
+        raise _unknown(str(id))
+    return Kept(id, info or ThreadInfo(id.thread, ""), encoder)
+
+
+def _unknown(id: str) -> NotFound:
+    return NotFound(f"Response with id {id[:100]!r} not found.", "response_id")
+
+
+async def _events_of(service: RunService, id: ResponseId) -> AsyncGenerator[Recorded]:
+    """Yield the stored events of a run, and those of the thread between them."""
+    after = id.run - 1
+    while True:
+        page = await service.store.read(id.thread, after=after, limit=_PAGE)
+        for each in page:
+            begins = isinstance(each.event, RunStarted)
+            if begins != (each.seq == id.run):
+                return
+            yield each
+        if len(page) < _PAGE:
+            return
+        after = page[-1].seq
+
+
+async def _previous(service: RunService, id: ResponseId) -> str | None:
+    """Return the id of the newest response before a run; a copied one has the id that it has where it was made."""
+    before, parent, copied = id.run, "", 0
+    while before > 1:
+        first = max(0, before - 1 - _BACK)
+        for each in reversed(await service.store.read(id.thread, after=first, limit=before - 1 - first)):
+            if isinstance(each.event, Forked) and not parent:
+                parent, copied = each.event.parent, each.event.at
+            if each.run:
+                found = Encoder(ResponseId(id.thread, each.run))
+                async for event in _events_of(service, found.id):
+                    found.encode(event)
+                thread = parent if parent and each.seq <= copied else id.thread
+                return str(ResponseId(thread, each.run, found.starts[-1] if found.starts else 0))
+        before = first + 1
+    return None
+
+
+async def item_of(service: RunService, owner: str, place: Place | None) -> Object | None:
+    """Return an item of a response, or of what one was asked, by what its id says; None for none."""
+    if place is None:
+        return None
+    try:
+        await service.info(owner, place.thread)
+    except NotFound:
+        return None
+    brought = await service.store.read(place.thread, after=place.seq - 1, limit=1)
+    if not brought or not brought[0].run:
+        return None
+    spans, id = Encoder(ResponseId(place.thread, brought[0].run)), item_id(place.part, place.thread, place.seq)
+    async for each in _events_of(service, spans.id):
+        spans.encode(each)
+    for answered in (0, *spans.starts):
+        found = await folded(service, spans.id._replace(answered=answered))
+        held = [*found.encoder.snapshot()["output"], *await input_items(service, found)]
+        if (item := next((each for each in held if each["id"] == id), None)) is not None:
+            return item
+    return None
+
+
+async def remove(service: RunService, owner: str, found: Kept) -> None:
+    """Remove a response with its thread.
+
+    Raises:
+        Busy: The thread has other responses, which would go with it.
+    """
+    seq, runs = found.info.forked, 0
+    while page := await service.store.read(found.id.thread, after=seq, limit=_PAGE):
+        runs += sum(isinstance(each.event, RunStarted) for each in page)
+        seq = page[-1].seq
+    if runs > 1:
+        said = f"Its thread has {runs} runs, and it is kept and removed as a whole: DELETE /api/threads/"
+        raise Busy(f"{said}{found.id.thread} removes all of it.", "response_id")
+    await service.delete(owner, found.id.thread)
+
+
+# what a response was asked
+
+
+async def input_items(service: RunService, found: Kept) -> list[Object]:
+    """Return what the request of a response said, oldest first."""
+    id, given = found.id, list[Object]()
+    if not id.answered:
+        for each in await _history(service, id):
+            given += _said(id.thread, each.seq, each.event.message)  # type: ignore[union-attr]
+    spans = Encoder(id)
+    questions: dict[int, Asked] = {}
+    async for each in _events_of(service, id):
+        spans.encode(each)
+        if isinstance(each.event, Asked):
+            questions[each.seq] = each.event
+        if (spans.starts[-1] if spans.starts else 0) == id.answered:
+            given += _given(id.thread, each, questions)
+    return given
+
+
+async def _history(service: RunService, id: ResponseId) -> list[Recorded]:
+    """Return the messages that were brought with the first message of a run."""
+    found: list[Recorded] = []
+    before = id.run
+    while before > 1:
+        first = max(0, before - 1 - _PAGE)
+        for each in reversed(await service.store.read(id.thread, after=first, limit=before - 1 - first)):
+            if each.run or not isinstance(each.event, MessageAdded) or each.event.source != "history":
+                return found[::-1]
+            found.append(each)
+        before = first + 1
+    return found[::-1]
+
+
+def _given(thread: str, recorded: Recorded, questions: dict[int, Asked]) -> list[Object]:
+    match recorded.event:
+        case MessageAdded(source="user", message=message) | Steered(source="user", message=message):
+            return _said(thread, recorded.seq, message) if not recorded.path else []
+        case Answered() as answer:
+            asked = questions.get(answer.question)
+            return [_decided(thread, recorded.seq, answer, asked)] if asked is not None and answer.by else []
+        case _:
+            return []
+
+
+def _decided(thread: str, seq: int, answer: Answered, asked: Asked) -> Object:
+    if asked.kind in items.FUNCTIONS:
+        called = item_id("call", thread, answer.question)
+        return _output(item_id("fco", thread, seq), called, answer.text)
+    yes = answer.decision in ("approve", "continue", "retry", "done")
+    told = {"approval_request_id": item_id("mcpr", thread, answer.question), "approve": yes}
+    id = item_id("mcpa", thread, seq)
+    return {"id": id, "type": "mcp_approval_response", **told, "reason": answer.text or None}
+
+
+def _output(id: str, call: str, text: str) -> Object:
+    return {"id": id, "type": "function_call_output", "call_id": call, "output": text, "status": "completed"}
+
+
+def _said(thread: str, seq: int, message: Message) -> list[Object]:
+    id = item_id("msg", thread, seq)
+    if message.role == "tool":
+        return [_output(item_id("fco", thread, seq), message.call, message.content)]
+    if message.role == "assistant":
+        said = [items.message(id, message.content, "completed")] if message.content else []
+        called = [(f"{item_id('fc', thread, seq)}_{at}", call) for at, call in enumerate(message.calls)]
+        return [*said, *({**_call(call.id, call.name, call.arguments), "id": id} for id, call in called)]
+    parts: list[Object] = [{"type": "input_text", "text": message.content}] if message.content else []
+    parts += [
+        {"type": "input_image", "image_url": each.url, "detail": each.detail or "auto"} for each in message.images
+    ]
+    return [{"id": id, "type": "message", "role": "user", "status": "completed", "content": parts}]
+
+
+def _call(id: str, name: str, arguments: str) -> Object:
+    return {"type": "function_call", "call_id": id, "name": name, "arguments": arguments, "status": "completed"}

@@ -1,0 +1,101 @@
+"""What a server sends, taken at a bounded pace: one that says more than it is asked holds itself up, not us.
+
+What it writes meanwhile stays in its own pipe or connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Protocol, Self
+
+import anyio
+from mcp.shared.message import SessionMessage
+from mcp_types import JSONRPCError, JSONRPCResponse
+
+from stepwell.tools.mcp.base import MOST_TOOLS
+
+ANSWERS, OTHERS = 20_000, 1_000
+"""Messages of a server in a second: answers to requests, and all else."""
+LISTED = 4 * MOST_TOOLS
+"""Tools in one answer that are looked at; who names a tool in the settings may have it further behind."""
+
+
+class Outgoing(Protocol):
+    """The messages to a server, as sessions of the SDK write them."""
+
+    async def send(self, item: SessionMessage, /) -> None:
+        """Write a message."""
+        ...
+
+    async def aclose(self) -> None:
+        """Write nothing more."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> bool | None: ...
+
+
+class Incoming(ABC):
+    """The messages of a server, as sessions of the SDK read them; `ended` is set when nothing more comes."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+        self._second, self._answers, self._others = 0.0, 0, 0
+
+    @abstractmethod
+    async def take(self) -> SessionMessage | Exception | None:
+        """Return what comes next, or None at the end."""
+
+    async def receive(self) -> SessionMessage | Exception:
+        """Return what comes next.
+
+        Raises:
+            anyio.EndOfStream: Nothing more comes.
+        """
+        item = None if self.ended.is_set() else await self.take()
+        if item is None:
+            self.ended.set()
+            raise anyio.EndOfStream
+        message = item.message if isinstance(item, SessionMessage) else None
+        if isinstance(message, JSONRPCResponse) and isinstance(tools := message.result.get("tools"), list):
+            del tools[LISTED:]  # before each of them is looked at
+        await self.count(isinstance(message, JSONRPCResponse | JSONRPCError))
+        return item
+
+    async def count(self, answer: bool) -> None:
+        """Count a message, and wait for the next second where there were too many in this one."""
+        now = asyncio.get_running_loop().time()
+        if now - self._second >= 1.0:
+            self._second, self._answers, self._others = now, 0, 0
+        if answer:
+            self._answers += 1
+        else:
+            self._others += 1
+        if self._answers > ANSWERS or self._others > OTHERS:
+            await asyncio.sleep(self._second + 1.0 - now)
+
+    async def aclose(self) -> None:
+        """Take nothing more."""
+        self.ended.set()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SessionMessage | Exception:
+        try:
+            return await self.receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        await self.aclose()

@@ -1,0 +1,264 @@
+"""The tools of the MCP servers that the settings name. The SDK is imported when the first of them is connected."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from stepwell.config import Config
+from stepwell.config_mcp import McpSettings
+from stepwell.errors import ConfigError, ToolError
+from stepwell.tools.base import ToolContext, ToolResult
+from stepwell.tools.mcp.base import LISTING, Definition, Offer, ServerSpec, effect_of, tool_name
+from stepwell.tools.mcp.pins import Pins
+from stepwell.tools.mcp.tool import McpTool
+
+if TYPE_CHECKING:
+    from stepwell.tools.mcp.server import McpServer
+
+STARTING = LISTING + 2.0
+"""Seconds that a start waits for servers that were never seen: their listing, and a program's start."""
+
+_log = logging.getLogger("stepwell.mcp")
+
+
+class McpTools:
+    """The MCP servers of the settings and their tools, as they are pinned.
+
+    Args:
+        config: The settings.
+        taken: Names that other tools have.
+    """
+
+    def __init__(self, config: Config, taken: frozenset[str]) -> None:
+        self._config, self._taken = config, taken
+        self._pins = Pins(config.folder)
+        self._servers: dict[str, McpServer] = {}
+        self._starting: set[asyncio.Task[None]] = set()
+        self._stale = True
+        self._known: dict[str, McpTool] = {}
+        self._on: dict[str, McpTool] = {}
+
+    def moved(self) -> bool:
+        """Look whether the pins are others than before, whoever changed them, and tell whether a tool may be.
+
+        Raises:
+            ConfigError: The pins cannot be read.
+        """
+        if not self._config.mcp:
+            return False
+        self._stale = self._pins.refresh() or self._stale
+        if not self._stale:
+            return False
+        self._stale = False
+        made = [each for name, settings in self._config.mcp.items() for each in self._tools(name, settings)]
+        self._known = {each.spec.name: each for each in made}
+        self._on = {
+            name: each
+            for name, each in self._known.items()
+            if self._config.mcp[each.server].enabled and self._pins.is_on(each.server, each.name)
+        }
+        return True
+
+    @property
+    def known(self) -> Mapping[str, McpTool]:
+        """All tools that are pinned, by the name by which models call them: what a stored run may name."""
+        return self._known
+
+    @property
+    def on(self) -> Mapping[str, McpTool]:
+        """Those of them that are on."""
+        return self._on
+
+    def may_come(self, name: str) -> bool:
+        """Tell whether a name may be that of a tool whose server was not seen yet."""
+        return name.partition("__")[0] in self._config.mcp and "__" in name
+
+    def _tools(self, name: str, settings: McpSettings) -> list[McpTool]:
+        spec = _told(name, settings)
+        wanted = self._pins.tools(name)
+        found: list[McpTool] = []
+        for tool, definition in wanted.items():
+            if settings.tools is not None and tool not in settings.tools:
+                continue
+            if tool_name(name, tool) in self._taken:
+                _log.warning("mcp.%s: there is another tool named %s; it is left out", name, tool_name(name, tool))
+                continue
+            found.append(McpTool(spec, tool, definition, self._call, self._pins))
+        return found
+
+    async def _call(self, tool: McpTool, arguments: dict[str, Any], context: ToolContext) -> ToolResult:
+        if not self._config.mcp[tool.server].enabled:
+            raise ToolError(f"The MCP server {tool.server} is switched off in the settings.")
+        server = await self._server(tool.server)
+        return await server.call(tool.name, arguments, context, tool.effect, tool.check)
+
+    async def _server(self, name: str) -> McpServer:
+        if name not in self._servers:
+            # The SDK takes a second to import; others go on meanwhile.
+            spec = server_spec(self._config, name)
+            make = await asyncio.to_thread(_imported)
+            if name not in self._servers:
+                if self._config.mcp[name].cwd is None:
+                    with suppress(OSError):  # then its start fails, and says so
+                        spec.folder.mkdir(parents=True, exist_ok=True)
+                self._servers[name] = make(spec, partial(self._seen, name))
+        return self._servers[name]
+
+    def _seen(self, name: str, offer: Offer) -> None:
+        """Compare what a server offers with the pins, and say in the log what is off."""
+        first = self._pins.server(name) is None
+        if not self._pins.see(name, offer):
+            return
+        self._stale = True
+        for tool, reason in offer.refused.items():
+            _log.warning("mcp.%s: the tool %s is left out: %s", name, tool, reason)
+        seen = self._pins.server(name)
+        off = {tool: pin.state for tool, pin in seen.tools.items() if pin.state != "on"} if seen is not None else {}
+        for tool, state in off.items():
+            _log.warning("mcp.%s: the tool %s is %s and off; `stepwell mcp confirm %s`", name, tool, state, name)
+        if first:
+            _log.info("mcp.%s: %d tools are pinned as they are now", name, len(offer.tools))
+
+    async def start(self) -> None:
+        """Connect all servers in the background, and wait a bounded while for those that were never seen.
+
+        Raises:
+            ConfigError: See `server_spec`.
+        """
+        wanted = [name for name, settings in self._config.mcp.items() if settings.enabled]
+        for name in wanted:
+            server_spec(self._config, name)
+        new = {name for name in wanted if self._pins.server(name) is None}
+        self._starting = {asyncio.create_task(self._first(name), name=name) for name in wanted}
+        waits = {task for task in self._starting if task.get_name() in new}
+        if waits:
+            await asyncio.wait(waits, timeout=STARTING)
+        for task in waits:
+            if not task.done():
+                _log.warning("mcp.%s: it has not listed its tools yet; going on without them", task.get_name())
+
+    async def _first(self, name: str) -> None:
+        """Begin to keep a server connected, and wait for what comes of the first attempt."""
+        await asyncio.shield((await self._server(name)).start())
+
+    async def close(self) -> None:
+        """End all connections and the servers' programs."""
+        for task in self._starting:
+            task.cancel()
+        if self._starting:
+            await asyncio.wait(self._starting)
+        async with asyncio.TaskGroup() as group:
+            for server in self._servers.values():
+                group.create_task(server.close())
+
+
+class McpRow(NamedTuple):
+    """One tool of a server, as a person is shown it.
+
+    Args:
+        server: The server.
+        tool: Its name there.
+        state: `on`, `changed`, `new`; `refused` where it cannot be used.
+        effect: What running it twice does; empty where it is refused.
+        said: What the server says of it now, or why it is refused.
+        before: What it said when it was pinned, where that was something else.
+        digest: Of what it says now, where that waits for a person.
+    """
+
+    server: str
+    tool: str
+    state: str
+    effect: str
+    said: str
+    before: str = ""
+    digest: str = ""
+
+
+def mcp_rows(config: Config, server: str) -> list[McpRow] | None:
+    """Return the tools of a server that is in the settings; None where it has never been seen.
+
+    Raises:
+        ConfigError: The pins cannot be read.
+    """
+    pins = Pins(config.folder)
+    pins.refresh()
+    seen = pins.server(server)
+    if seen is None:
+        return None
+    spec = _told(server, config.mcp[server])
+    rows = [McpRow(server, tool, "refused", "", reason) for tool, reason in seen.refused.items()]
+    for tool, pin in seen.tools.items():
+        now = pin.offered or pin.pinned
+        if now is None or (spec.tools is not None and tool not in spec.tools):
+            continue
+        before = _said(pin.pinned) if pin.pinned is not None and pin.offered is not None else ""
+        digest = pin.offered.digest if pin.offered is not None else ""
+        rows.append(McpRow(server, tool, pin.state, effect_of(spec, tool, now), _said(now), before, digest))
+    return sorted(rows)
+
+
+def mcp_confirm(config: Config, server: str, looked_at: Mapping[str, str]) -> list[str]:
+    """Pin what a server says now of its tools; see `Pins.confirm`."""
+    return Pins(config.folder).confirm(server, looked_at)
+
+
+def _said(definition: Definition) -> str:
+    given = {"read-only": definition.read_only, "idempotent": definition.idempotent}
+    hints = [name for name, is_so in given.items() if is_so]
+    parameters = msgspec.json.encode(definition.parameters).decode()
+    return " ".join((definition.description, parameters, *hints)).strip()
+
+
+def server_spec(config: Config, name: str) -> ServerSpec:
+    """Return a server as the settings have it, with what it is given of the environment.
+
+    Raises:
+        ConfigError: A variable that it is to be given is not set, or the SDK is not installed.
+    """
+    if find_spec("mcp") is None:
+        raise ConfigError('mcp: servers of MCP need an extra; pip install "stepwell[mcp]"')
+    settings = config.mcp[name]
+    try:
+        environment = settings.environment(config.environment)
+        headers = settings.sent_headers(config.environment)
+    except ConfigError as error:
+        raise ConfigError(f"mcp.{name}.{error}") from error
+    return _told(
+        name,
+        settings,
+        command=(settings.command, *settings.args) if settings.command else (),
+        environment=environment,
+        folder=(settings.cwd or config.workspace).expanduser(),
+        url=settings.url,
+        headers=headers,
+        secrets=settings.secrets(config.environment),
+    )
+
+
+def _told(name: str, settings: McpSettings, **more: Any) -> ServerSpec:
+    """Return a server with what decides about its tools; without more it cannot be connected."""
+    return ServerSpec(
+        name=name,
+        tools=None if settings.tools is None else tuple(settings.tools),
+        effects=dict(settings.effects),
+        trust_hints=settings.trust_hints,
+        timeout=settings.timeout,
+        **more,
+    )
+
+
+def _imported() -> type[McpServer]:
+    from stepwell.tools.mcp.server import McpServer
+
+    # What a server does wrong is said by our own log, in a line; the SDK writes a traceback for it.
+    for each in ("mcp", "client"):
+        logging.getLogger(each).setLevel(logging.CRITICAL)
+    return McpServer

@@ -22,6 +22,13 @@ async def let_go(made: Rig) -> None:
             await asyncio.sleep(0)
 
 
+async def given(store: HeldStore) -> None:
+    """Wait until a store is given something."""
+    async with asyncio.timeout(WAIT):
+        while not store.waiting:
+            await asyncio.sleep(0)
+
+
 def test_a_run_under_way_goes_on_although_something_beside_it_found_no_room() -> None:
     async def main() -> None:
         store, gate = HeldStore(), Gate()
@@ -48,9 +55,7 @@ def test_a_log_whose_events_found_no_room_is_let_go_although_nobody_waits_for_th
             await made.ended(ref)
             store.held = True
             renaming = asyncio.ensure_future(made.service.rename(OWNER, ref.thread, "never mind"))
-            async with asyncio.timeout(WAIT):
-                while not store.waiting:
-                    await asyncio.sleep(0)
+            await given(store)
             renaming.cancel()
             await asyncio.wait((renaming,))
             store.full = True
@@ -90,9 +95,7 @@ def test_another_attempt_at_a_write_begins_only_when_the_yes_to_it_is_stored() -
             assert (asked.kind, ran) == ("outcome", ["write"])
             store.held = True
             answering = asyncio.ensure_future(answer(made.service, OWNER, ref.thread, asked.seq, "retry"))
-            async with asyncio.timeout(WAIT):
-                while not store.waiting:
-                    await asyncio.sleep(0)
+            await given(store)
             for _ in range(50):
                 await asyncio.sleep(0)
             assert ran == ["write"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stepwell.server import app
 from tests.support.endpoint import Endpoint, Reply, Request, chunk, document, ending, error, text, tool_calls
 from tests.support.server import SSE, scripted, serving
 
@@ -164,6 +165,34 @@ def test_a_full_disk_is_a_503_that_says_so_and_nothing_half_done_is_left(tmp_pat
                 status, page = await server.call("GET", f"/api/threads/{thread}/events")
                 assert [event["event"]["type"] for event in page["events"]].count("run_started") == 1
                 assert [each["id"] for each in (await server.call("GET", "/api/threads"))[1]["threads"]] == [thread]
+
+    asyncio.run(main())
+
+
+def test_a_run_that_a_full_disk_stopped_goes_on_by_itself_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "HEARTBEAT", 0.05)
+
+    async def main() -> None:
+        gate = asyncio.Event()
+        slow = Reply([chunk(content="x" * 200_000), gate, *ending()])
+        async with (
+            Endpoint([slow, text("in time")]) as endpoint,
+            serving(tmp_path, models=scripted(endpoint), quiet=False) as server,
+        ):
+            thread = await server.thread()
+            run = await server.start(thread, "x")
+            await endpoint.request(0)
+            db = server.service.store._writer  # pyright: ignore - the store has no way to fill a disk
+            db.execute(f"PRAGMA max_page_count={db.execute('PRAGMA page_count').get}")
+            gate.set()
+            async with asyncio.timeout(10):
+                while not server.service.orphaned:
+                    await asyncio.sleep(0)
+            db.execute("PRAGMA max_page_count=1000000")
+            frames = await server.ended(thread, run)
+            assert frames[-1].body["event"] == {"type": "run_ended", "reason": "answer"}
 
     asyncio.run(main())
 

@@ -18,12 +18,15 @@ from stepwell.runs.people import QuestionInfo
 from stepwell.runs.requests import NewThread, Once, RunRef
 from stepwell.runs.service import RunService
 from stepwell.specs import ContextSpec, Limits, Prices, Rule, RunSpec, TaskOptions
-from tests.simulation.model import WINDOW
-from tests.simulation.world import KEY, Assembling, Gone, Process, World
+from tests.simulation.model import CLIENT_TOOLS, WINDOW
+from tests.simulation.world import KEY, Assembling, Broken, Gone, NoRoom, Process, World
 
 OWNER = "ann"
-REFUSED = (NotFound, Busy, Decided, Expired, InputError, KeyReused)
+REFUSED = (NotFound, Busy, Decided, Expired, InputError, KeyReused, NoRoom, Broken)
 """What people may be told instead of being obeyed."""
+
+HUGE = "".join(f"line {number} of what somebody sent\n" for number in range(3000))
+"""A text that no request holds whole."""
 
 T = TypeVar("T")
 
@@ -76,7 +79,10 @@ class People:
         self.answering = self.chance.choice((0.3, 0.7, 1.0))
         self.money = self.chance.random() < 0.3
         self.tools = tools if self.chance.random() < 0.5 else tuple(tool for tool in tools if tool != "delegate")
+        self.refused: list[str] = []
+        """What was said and could not be stored."""
         self.unique = 0
+        self.clients = world.chance("clients")
 
     def spec(self) -> RunSpec:
         """Return how a run is to go."""
@@ -98,7 +104,8 @@ class People:
         return RunSpec(
             engine=engine,
             tools=self.tools,
-            context=ContextSpec(window=chance.choice((6_000, WINDOW, WINDOW)), reserve=1_000),
+            client_tools=CLIENT_TOOLS if self.world.has_clients and self.clients.random() < 0.6 else (),
+            context=self._context(chance.choice((6_000, WINDOW, WINDOW))),
             limits=limits,
             tasks=None if engine == "chat" else tasks,
             people=chance.random() < 0.9,
@@ -110,6 +117,11 @@ class People:
             max_output=2_000,
             language=chance.choice(("en", "zh")),
         )
+
+    def _context(self, window: int) -> ContextSpec:
+        if self.world.has_summaries and self.clients.random() < 0.8:
+            return ContextSpec(window=4_000, reserve=1_000, summarize=("tool_calls", "working_context"))
+        return ContextSpec(window=window, reserve=1_000)
 
     async def ask(self, work: Callable[[RunService], Awaitable[T]], patience: float = 0.0) -> T:
         """Have some living process do something.
@@ -198,8 +210,10 @@ async def speak(of: People, patience: float) -> str:
                 lambda service: service.start(OWNER, message, spec, thread=thread, new=new, once=once, policy=policy),
                 0.0 if attempt else patience,
             )
-        except Gone:
+        except (Gone, NoRoom, Broken) as error:
             of.said.append(Said(text, None, False))
+            if not isinstance(error, Gone) and not once:
+                of.refused.append(text)
             await asyncio.sleep(chance.expovariate(1))
             continue
         of.said.append(Said(text, ref, once is not None))
@@ -239,7 +253,9 @@ async def answer(of: People, patience: float) -> str:
 def decision_of(chance: Random, info: QuestionInfo) -> dict[str, Any]:
     """Return how a question is decided."""
     more: dict[str, Any] = {"decision": chance.choice(info.decisions)}
-    if more["decision"] == "answer":
+    if more["decision"] == "answer" and info.form is not None:
+        more["value"] = {"size": chance.randrange(100)}
+    elif more["decision"] == "answer":
         more["text"] = chance.choice(info.choices) if info.choices else f"answer {chance.randrange(100)}"
     elif more["decision"] == "approve" and info.kind == "approval":
         if chance.random() < 0.3 and info.tool != "ask_human":
@@ -250,6 +266,10 @@ def decision_of(chance: Random, info: QuestionInfo) -> dict[str, Any]:
         more["text"] = "because"
     elif more["decision"] == "done" and chance.random() < 0.5:
         more["text"] = "it was done"
+    if info.kind == "elicitation" and not info.choices and info.form is None and chance.random() < 0.1:
+        more["text"] = HUGE
+    if info.kind == "result" and chance.random() < 0.9:
+        more["text"] = f"result {chance.randrange(100)}" if chance.random() < 0.8 else HUGE
     return more
 
 
@@ -259,9 +279,13 @@ async def steer(of: People, patience: float) -> str:
     path = of.chance.choice(("", await of.agent(thread)))
     said = Message("user", text)
     of.said.append(Said(text, None, False))
-    await of.ask(
-        lambda service: people.steer(service, OWNER, thread, run, said, interrupt=interrupt, path=path), patience
-    )
+    try:
+        await of.ask(
+            lambda service: people.steer(service, OWNER, thread, run, said, interrupt=interrupt, path=path), patience
+        )
+    except (NoRoom, Broken):
+        of.refused.append(text)
+        raise
     return f"{text} to {run} of {thread[-2:]} at {path!r}{' interrupts' if interrupt else ''}"
 
 
@@ -425,6 +449,25 @@ class Fate:
             self.world.tell(f"{process} goes on with {taken}")
         except Gone:
             pass
+        except (NoRoom, Broken):
+            self.world.tell(f"{process} cannot go on with what is open")
+
+    async def fill(self) -> None:
+        """Have the disk be full, or fail, for a while now and then, until it is over."""
+        chance, disk = self.world.chance("trouble"), self.world.disk
+        every, long = chance.choice((0.5, 3.0, 10.0)), chance.choice((0.05, 1.0, 6.0))
+        while not self.over:
+            await asyncio.sleep(chance.expovariate(1 / every))
+            if self.over:
+                return
+            disk.trouble, disk.failing = chance.choice((NoRoom(), Broken())), chance.choice((0.3, 1.0))
+            self.world.tell(f"commits fail with {type(disk.trouble).__name__}, {disk.failing}")
+            await asyncio.sleep(chance.expovariate(1 / long))
+            disk.trouble = None
+            self.world.tell("commits fail no more")
+            for process in self.world.living:
+                if chance.random() < 0.5:
+                    await self.resume(process)
 
     async def rule(self) -> None:
         """Decide over life and death until it is over."""

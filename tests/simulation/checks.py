@@ -10,6 +10,7 @@ from stepwell.agent.accounts import nanos
 from stepwell.events import (
     Answered,
     Asked,
+    Forked,
     MessageAdded,
     MessageEnded,
     MessageQueued,
@@ -20,13 +21,17 @@ from stepwell.events import (
     Steered,
     StepStarted,
     TaskEnded,
+    ToolEnded,
     ToolStarted,
 )
 from stepwell.runs.replay import Parts, replay
 from stepwell.state import NEVER, State, parent_of
 from tests.simulation.actors import People, Said
+from tests.simulation.model import CLIENT_TOOLS, TOLD
 from tests.simulation.world import Effect, World
 from tests.support.audit import audit
+
+CLIENTS = frozenset(tool.name for tool in CLIENT_TOOLS)
 
 
 async def check(world: World, people: People, parts: Parts, *, overlap: bool) -> None:
@@ -47,14 +52,15 @@ async def check(world: World, people: People, parts: Parts, *, overlap: bool) ->
     for id, shown in world.acknowledged.items():
         for each in shown if id in logs else ():
             assert logs[id][each.seq - 1].body == each.body, f"{each} of {id} was acknowledged and is gone"
+        assert len({each.seq for each in shown}) == len(shown), f"an event of {id} was acknowledged twice"
     for id, seen in people.seen.items():
         for seq, body in seen.items() if id in logs else ():
             assert logs[id][seq - 1].body == body, f"event {seq} of {id} was shown as {body} and is another"
-    check_said(world, logs, people.said)
+    check_said(world, logs, people.said, people.refused)
     for key, money in world.disk.most.items():
         assert overlap or money <= (nanos(world.keys[key].money) or 0), f"{money} were spent on the account of {key}"
     check_effects(world, logs, overlap=overlap)
-    for id in [id for id in logs if id not in world.disk.contested]:
+    for id in [id for id in logs if id not in world.disk.displaced]:
         difference = await replay(logs[id], parts, id)
         assert difference is None, f"the replay of {id} leaves the log: {difference}"
 
@@ -79,6 +85,64 @@ async def check_thread(world: World, id: str, events: list[Recorded]) -> None:
     check_approvals(events)
     check_answered(id, events)
     check_money(id, events)
+    check_results(id, events)
+    check_told(id, events, fenced=id not in world.disk.displaced)
+
+
+def check_told(id: str, events: Sequence[Recorded], *, fenced: bool) -> None:
+    """Check that a tool that asked while it ran was told what people said, and left nothing open behind it.
+
+    Args:
+        id: Of the thread.
+        events: All of it.
+        fenced: No call was run by two processes at once, of which one may ask when the other is done.
+    """
+    asked: dict[int, tuple[str, str]] = {}
+    left: set[int] = set()
+    said: dict[tuple[str, str], list[list[object]]] = {}
+    for each in events:
+        match each.event:
+            case Asked(kind="elicitation", call=call):
+                asked[each.seq] = (each.path, call)
+                left.add(each.seq)
+            case Answered(question=number) as answered if number in asked:
+                left.discard(number)
+                said.setdefault(asked[number], []).append([answered.decision, answered.text, answered.value])
+            case ToolEnded(call=call, status="ok", content=content, blob="") if TOLD in content:
+                told = json.loads(content.partition(TOLD)[2])
+                known = said.get((each.path, call), [])
+                # What attempts of other processes were told may stand between.
+                rest = iter(known)
+                assert all(answer in rest for answer in told), f"{each} of {id}, and people said {known}"
+            case ToolEnded(call=call):
+                open_ = [number for number in left if asked[number] == (each.path, call)]
+                assert not (open_ and fenced), f"{each} of {id} leaves questions {open_} open"
+            case _:
+                pass
+
+
+def check_results(id: str, events: Sequence[Recorded]) -> None:
+    """Check that the model is told of a client's tool what the client said, and nothing that it did not."""
+    edited = {
+        seq for each in events if isinstance(each.event, Forked) for seq in (each.event.edited, *each.event.earlier)
+    }
+    asked: dict[tuple[str, str], int] = {}
+    sent: dict[int, Answered] = {}
+    for each in events:
+        match each.event:
+            case Asked(kind="result", call=call):
+                asked[each.path, call] = each.seq
+            case Answered(question=number) as answered:
+                sent[number] = answered
+            case ToolEnded(call=call, status="ok" | "failed") as ended if (each.path, call) in asked:
+                said = sent[asked.pop((each.path, call))]
+                assert (ended.status == "ok") == (said.decision == "done"), f"{each} of {id} is not {said}"
+                same = said.text == ended.content or (said.text[:60] == ended.content[:60] and bool(ended.blob))
+                assert same or each.seq in edited or not said.text, f"{each} of {id} is not what the client sent"
+            case ToolEnded(call=call):
+                asked.pop((each.path, call), None)
+            case _:
+                pass
 
 
 def check_answered(id: str, events: Sequence[Recorded]) -> None:
@@ -129,10 +193,12 @@ def texts_of(events: Sequence[Recorded]) -> Iterator[str]:
                 pass
 
 
-def check_said(world: World, logs: dict[str, list[Recorded]], said: list[Said]) -> None:
-    """Check that what was taken is there, and once."""
+def check_said(world: World, logs: dict[str, list[Recorded]], said: list[Said], refused: list[str]) -> None:
+    """Check that what was taken is there, and once, and nothing of what was refused."""
     own = [id for id in logs if (row := world.disk.row(id)) is not None and not row.parent]
     counts = Counter(text for id in own for text in texts_of(logs[id]))
+    for text in refused:
+        assert not counts[text], f"{text} was refused and taken"
     for each in said:
         assert counts[each.text] <= 1, f"{each.text} was taken {counts[each.text]} times"
         if each.ref is None or each.ref.thread not in logs:
@@ -229,6 +295,7 @@ def _check_allowed(state: State, recorded: Recorded, started: ToolStarted) -> No
     opened = agent.calls.get(started.call) if agent is not None else None
     assert opened is not None
     own = started.name in ("ask_human", "subtask_submit", "generate_plan", "subtask_operations", "answer_directly")
+    own = own or started.name in CLIENTS
     answer = opened.asked.answer if opened.asked is not None else None
     approved = answer is not None and answer.decision == "approve"
     known = any(name == started.name for name, _ in state.allowed)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncGenerator, Mapping
 from random import Random
 from typing import Any
 
 from stepwell.engines.choices import JUDGMENTS, ROUTES
 from stepwell.errors import ToolError
-from stepwell.messages import Usage
+from stepwell.messages import ToolSpec, Usage
 from stepwell.models.base import CallPart, Delta, Failure, ModelProfile, ModelRequest
+from stepwell.questions import Inquiry
 from stepwell.tools.base import FunctionTool, Tool, ToolContext
 from stepwell.tools.builtin.ask_human import ask_human_tool
 from stepwell.tools.builtin.delegate import DelegateTool
@@ -24,6 +26,16 @@ LONGEST_REPLY = 2_000
 """Tokens of a reply."""
 NUMBERS = 6
 """Tools are called with numbers below."""
+CLIENT_TOOLS = tuple(
+    ToolSpec(name, f"Has the client {name} something.", {"type": "object", "properties": {"n": {"type": "integer"}}})
+    for name in ("measure", "scan")
+)
+"""What clients of runs carry out."""
+TOLD = ", as people said: "
+SIZES: dict[str, Any] = {"type": "object", "properties": {"size": {"type": "integer"}}, "required": ["size"]}
+"""The form of what some tools ask."""
+FAVOURITES = (*(tool.name for tool in CLIENT_TOOLS), "wonder", "order")
+"""What the model likes to call, where it is offered."""
 OWN = (
     *("subtask_submit", "generate_plan", "subtask_operations", "answer_directly", "conclusion"),
     *(tool.name for tool in (*ROUTES, *JUDGMENTS)),
@@ -48,17 +60,18 @@ class SimModel:
     """
 
     profile = ModelProfile(window=WINDOW, max_output=LONGEST_REPLY)
+    name = "model"
 
     def __init__(self, world: World, trouble: float) -> None:
         self.world, self.trouble = world, trouble
-        self._luck = world.chance("model")
+        self._luck = world.chance(self.name)
         self.pace = self._luck.choice((0.001, 0.05, 0.5, 2.0))
         self.busy = 0
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Delta]:
         calm, luck = self.world.calm, self._luck
         trouble = 0.0 if calm else self.trouble
-        deltas = replies(Random(f"{self.world.seed}/{request.digest()}"), request, calm=calm)
+        deltas = self.replies(Random(f"{self.world.seed}/{request.digest()}"), request, calm=calm)
         await self._wait()
         while luck.random() < trouble:
             seconds = luck.choice((0.0, 0.5, 7.0))
@@ -73,12 +86,36 @@ class SimModel:
             yield delta
             await self._wait()
 
+    def replies(self, chance: Random, request: ModelRequest, *, calm: bool) -> list[Delta]:
+        """Return what it says."""
+        return replies(chance, request, calm=calm)
+
     async def _wait(self) -> None:
         if not self.world.calm:
             await asyncio.sleep(self._luck.expovariate(1 / self.pace))
 
     async def close(self) -> None:
         pass
+
+
+class SimSummarizer(SimModel):
+    """Makes summaries; some do not have the form that was asked for."""
+
+    name = "summarizer"
+
+    def replies(self, chance: Random, request: ModelRequest, *, calm: bool) -> list[Delta]:
+        """Return a summary of whichever kind."""
+        text = json.dumps(
+            {
+                "intentions": f"to know {chance.randrange(100)}",
+                "critical_actions": [chance.randrange(12) for _ in range(chance.randrange(3))],
+                "summary": f"something was done {chance.randrange(100)}",
+                "self_examination": chance.choice((None, "do it otherwise")),
+            }
+        )
+        text = chance.choice((text, text, text, "no summary", ""))
+        usage = Usage(len(request.all), 7) if chance.random() < 0.7 else None
+        return [Delta(text=text[:20]), Delta(text=text[20:]), Delta(usage=usage, stop="stop")]
 
 
 def replies(chance: Random, request: ModelRequest, *, calm: bool) -> list[Delta]:
@@ -127,7 +164,8 @@ def _calls(
         return []
     else:
         most = chance.choice((1, 1, 2, 3))
-        names = [chance.choice([*offered, "nothing"] if chance.random() < 0.05 else list(offered)) for _ in range(most)]
+        known = [*offered, *3 * [name for name in offered if name in FAVOURITES]]
+        names = [chance.choice([*known, "nothing"] if chance.random() < 0.05 else known) for _ in range(most)]
     return [(name, _arguments(chance, name, offered.get(name, {}), calm=calm)) for name in names]
 
 
@@ -187,9 +225,14 @@ class Outside:
     def __init__(self, world: World) -> None:
         self.world, self._luck = world, world.chance("tools")
         self._pace = self._luck.choice((0.001, 0.1, 1.0, 4.0))
+        self._more = ", and there is more to be said of it" * 10 if world.has_summaries else ""
 
     def tools(self) -> list[Tool]:
         """Return the tools."""
+        asking = [
+            FunctionTool(self.wonder, Options(effect="idempotent", timeout=20)),
+            FunctionTool(self.order, Options(timeout=math.inf)),
+        ]
         return [
             FunctionTool(self.look, Options(effect="pure", timeout=5)),
             FunctionTool(self.fetch, Options(effect="pure", timeout=5, untrusted=True)),
@@ -199,6 +242,7 @@ class Outside:
             FunctionTool(self.book, Options(timeout=5, probe=self.booked)),
             ask_human_tool(),
             DelegateTool({"scout": "Looks around.", "clerk": "Writes."}),
+            *(asking if self.world.has_askers else ()),
         ]
 
     async def _work(self) -> None:
@@ -221,12 +265,12 @@ class Outside:
         """Look something up."""
         context.progress(f"looking for {n}")
         await self._work()
-        return f"there is {n}"
+        return f"there is {n}{self._more}"
 
     async def fetch(self, n: int) -> str:
         """Fetch what a stranger wrote."""
         await self._work()
-        return f"a stranger says {n}"
+        return f"a stranger says {n}{self._more}"
 
     async def put(self, n: int, context: ToolContext) -> str:
         """Put something in its place."""
@@ -243,6 +287,35 @@ class Outside:
     async def book(self, n: int, context: ToolContext) -> str:
         """Book something."""
         return await self._do("book", n, context)
+
+    async def wonder(self, n: int, context: ToolContext) -> str:
+        """Put something where people say."""
+        return await self._ask_and_do("wonder", n, context)
+
+    async def order(self, n: int, context: ToolContext) -> str:
+        """Order something, as people say."""
+        return await self._ask_and_do("order", n, context)
+
+    async def _ask_and_do(self, name: str, n: int, context: ToolContext) -> str:
+        luck, told = self._luck, list[object]()
+        asks_first = luck.random() < 0.7
+        done = "" if asks_first else await self._do(name, n, context)
+        for _ in range(luck.choice((1, 1, 2))):
+            inquiry = Inquiry(
+                kind="elicitation",
+                text=f"What of {n}?",
+                choices=luck.choice(((), ("big", "small"))),
+                seconds=luck.choice((None, None, 1.0, 20.0)),
+            )
+            if luck.random() < 0.3:
+                inquiry = Inquiry(kind="elicitation", text=f"How much of {n}?", form=SIZES)
+            assert context.ask is not None
+            answer = await context.ask(inquiry)
+            if answer is not None:
+                told.append([answer.decision, answer.text, answer.value])
+            await self._work()
+        done = done or await self._do(name, n, context)
+        return f"{done}{TOLD}{json.dumps(told)}"
 
     async def booked(self, key: str, arguments: dict[str, Any], context: ToolContext) -> str | None:
         """Tell whether something was booked."""

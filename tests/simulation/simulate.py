@@ -15,7 +15,7 @@ import secrets
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any, NamedTuple
@@ -23,8 +23,10 @@ from unittest.mock import patch
 
 import msgspec
 
+from stepwell.agent import summaries
 from stepwell.agent.accounts import Accounts
 from stepwell.agent.base import BaseAgent
+from stepwell.agent.summaries import Summaries
 from stepwell.agent.task_agents import PlanAgent, ToolAgent
 from stepwell.engines.base import Engine
 from stepwell.engines.calls import Calls
@@ -32,21 +34,25 @@ from stepwell.engines.chat import ChatEngine
 from stepwell.engines.interaction import InteractionEngine
 from stepwell.engines.plan import PlanEngine
 from stepwell.engines.react import ReactEngine
+from stepwell.events import Recorded
 from stepwell.log import Log
 from stepwell.messages import NO_TOOLS, ToolSpecs
 from stepwell.models.base import Model
 from stepwell.plans import Task
 from stepwell.runs import people as doors
 from stepwell.runs.driver import Assemble
+from stepwell.runs.log import ThreadLog
+from stepwell.runs.replay_compare import is_input
 from stepwell.runs.replay_parts import ReplayModel, ReplayToolbox
 from stepwell.specs import RunSpec
 from stepwell.state import NEVER
 from stepwell.tools.base import Toolbox
+from stepwell.tools.client import ClientTool
 from tests.simulation.actors import OWNER, REFUSED, Fate, People, decision_of
 from tests.simulation.checks import check
 from tests.simulation.loop import PROCESS, SimLoop
-from tests.simulation.model import Outside, SimModel
-from tests.simulation.world import Process, World
+from tests.simulation.model import Outside, SimModel, SimSummarizer
+from tests.simulation.world import Broken, NoRoom, Process, World
 
 PATIENCE = 40_000.0
 """Seconds of the world in which everything must have come to its end once nobody disturbs it."""
@@ -61,32 +67,43 @@ class Parts:
     Args:
         model: Who answers.
         toolbox: What may be called.
+        summarizer: Makes what makes summaries of a run; None for none. In a replay they come from the log.
     """
 
-    def __init__(self, model: Model, toolbox: Toolbox) -> None:
-        self._model, self._toolbox = model, toolbox
+    def __init__(self, model: Model, toolbox: Toolbox, summarizer: Callable[[], Summaries] | None = None) -> None:
+        self._model, self._toolbox, self._summarizer = model, toolbox, summarizer
 
     def assembling(self, accounts: Accounts) -> Assemble:
         """Return what builds the engines of a process."""
-        return lambda spec: self._engine(spec, self._model, self.toolbox(spec), accounts)
+        return lambda spec: self._engine(spec, self._model, self.toolbox(spec), accounts, self._summarizer)
 
     def versions(self, spec: RunSpec) -> dict[str, str]:
         return {}
 
     def toolbox(self, spec: RunSpec) -> Toolbox:
-        return Toolbox([tool for tool in self._toolbox.tools if tool.spec.name in spec.tools])
+        tools = [tool for tool in self._toolbox.tools if tool.spec.name in spec.tools]
+        return Toolbox([*tools, *map(ClientTool, spec.client_tools)])
 
     def engine(self, spec: RunSpec, model: Model, toolbox: Toolbox) -> Engine:
         return self._engine(spec, model, toolbox, model.accounts if isinstance(model, ReplayModel) else None)
 
-    def _engine(self, spec: RunSpec, model: Model, toolbox: Toolbox, accounts: Accounts | None) -> Engine:
+    def _engine(
+        self,
+        spec: RunSpec,
+        model: Model,
+        toolbox: Toolbox,
+        accounts: Accounts | None,
+        summarizer: Callable[[], Summaries] | None = None,
+    ) -> Engine:
         def assemble(task: RunSpec) -> Engine:
             tools = self.toolbox(task)
             known = toolbox.over(tools) if isinstance(toolbox, ReplayToolbox) else tools
-            return self._engine(task, model, known, accounts)
+            return self._engine(task, model, known, accounts, summarizer)
 
         def made(kind: Any, log: Log, tools: ToolSpecs = toolbox.specs) -> Any:
-            return kind(step_prompt="", default_replies=None, model=model, tools=tools, log=log, accounts=accounts)
+            made = kind(step_prompt="", default_replies=None, model=model, tools=tools, log=log, accounts=accounts)
+            made.summaries = summarizer() if summarizer is not None else None
+            return made
 
         def react() -> ReactEngine:
             return ReactEngine(lambda log: made(ToolAgent, log), Calls(toolbox, None, delegate, assemble))
@@ -127,14 +144,20 @@ class Simulation:
         self.chance = self.world.chance("world")
         toolbox = Toolbox(Outside(self.world).tools())
         model = SimModel(self.world, self.chance.choice((0.0, 0.05, 0.3)))
-        self.parts = Parts(model, toolbox)
+        self.summarizer = SimSummarizer(self.world, model.trouble)
+        self.parts = Parts(model, toolbox, self._summaries if self.world.has_summaries else None)
         self.people = People(self.world, toolbox.names)
         self.fate = Fate(self.world, self.parts.assembling)
+
+    def _summaries(self) -> Summaries:
+        return Summaries(self.summarizer)
 
     async def play(self) -> str:
         """Let the world go by, check what it has come to, and return the digest of all that it leaves."""
         await self.fate.begin()
-        fate = self.loop.create_task(self.fate.rule(), name="fate")
+        fate = [self.loop.create_task(self.fate.rule(), name="fate")]
+        if self.world.has_trouble:
+            fate.append(self.loop.create_task(self.fate.fill(), name="trouble"))
         pace = self.chance.choice((0.02, 0.3, 2.0))
         crowd = [
             self.loop.create_task(self.people.live(name, self.chance.randint(5, 30), pace), name=name)
@@ -142,7 +165,7 @@ class Simulation:
         ]
         await asyncio.gather(*crowd)
         self.fate.over = True
-        await fate
+        await asyncio.gather(*fate)
         self.world.calm = True
         self.world.tell("nobody disturbs any more")
         await asyncio.gather(*self.people.followers)
@@ -233,7 +256,7 @@ def simulate(seed: int) -> Outcome:
     loop = SimLoop()
     simulation = Simulation(seed, loop)
     world, digest, failure = simulation.world, "", ""
-    with _same_ids(), _noted(world, loop):
+    with _same_ids(), _short_summaries(), _displaced(world), _noted(world, loop):
         try:
             digest = loop.run_until_complete(simulation.play())
         except Exception:
@@ -253,13 +276,45 @@ def _same_ids() -> Iterator[None]:
 
 
 @contextmanager
+def _short_summaries() -> Iterator[None]:
+    """Have summaries be made of the little that threads of a world hold."""
+    with patch.object(summaries, "LEAST_ENTRIES", 2), patch.object(summaries, "LONG_TERM_PART", 0.02):
+        yield
+
+
+@contextmanager
+def _displaced(world: World) -> Iterator[None]:
+    """Note the threads where another process came before engines, and the log does not say what these knew.
+
+    Their work is appended after what the other wrote; where several were at work, nothing tells which began again.
+    """
+    keep, start_over = ThreadLog._keep_facts, ThreadLog._start_over
+
+    def keeping(self: ThreadLog, *more: Any) -> list[Recorded]:
+        kept = keep(self, *more)
+        if not all(is_input(each.event) for each in kept):
+            world.disk.displaced.add(self.thread)
+        return kept
+
+    def starting_over(self: ThreadLog, stored: list[Recorded]) -> None:
+        if self._unsaved and self.state.agents:
+            world.disk.displaced.add(self.thread)
+        start_over(self, stored)
+
+    with patch.object(ThreadLog, "_keep_facts", keeping), patch.object(ThreadLog, "_start_over", starting_over):
+        yield
+
+
+@contextmanager
 def _noted(world: World, loop: SimLoop) -> Iterator[None]:
     """Take every error that is logged by a living process for a failure."""
 
     class Notes(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             process = PROCESS.get()
-            if process is None or not process.dead:
+            if record.exc_info is None and record.getMessage().endswith((str(NoRoom()), str(Broken()))):
+                world.tell(f"{process} logged: {record.getMessage()}")
+            elif process is None or not process.dead:
                 world.errors.append(f"{loop.time():.3f} {process} logged: {self.format(record)}")
 
     def unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

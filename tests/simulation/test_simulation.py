@@ -73,6 +73,22 @@ def test_a_replay_finds_when_agents_side_by_side_met_what_came_from_outside() ->
     assert [player.returncode for player in players] == [0] * 4, out
 
 
+def test_what_tools_ask_while_they_run_and_what_came_meanwhile_replays() -> None:
+    # In these worlds several tools asked side by side, an interrupt came from another process, a thread was forked
+    # where its run was being closed, and agents looked at a limit while an account was read.
+    seeds = ("75", "378", "787", "8016", "8236", "9110", "60478")
+    players = [play("--seed", seed) for seed in seeds]
+    out = "".join(printed(*players))
+    assert [player.returncode for player in players] == [0] * len(seeds), out
+
+
+def test_a_disk_that_is_full_for_a_while_doubles_no_effect_and_keeps_nobody_busy() -> None:
+    # In one of these a write was tried again before the yes to it was stored, in the other somebody waited in a circle.
+    players = [play("--seed", seed) for seed in ("6757", "50457")]
+    out = "".join(printed(*players))
+    assert [player.returncode for player in players] == [0] * 2, out
+
+
 def test_a_seed_leaves_the_same_logs_each_time() -> None:
     players = [play("--from", "1", "--seeds", "12", "--digests", hash_seed=each) for each in ("1", "2")]
     one, other = printed(*players)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from random import Random
 from typing import Any, NamedTuple, TypeVar
 
 from stepwell.agent.accounts import Accounts
-from stepwell.errors import Conflict, StoreError
+from stepwell.errors import Conflict, StoreError, StoreFull
 from stepwell.events import Recorded, decode
 from stepwell.runs.driver import Assemble
 from stepwell.runs.service import RunService
@@ -40,6 +41,14 @@ class Gone(Exception):
     """The process that was spoken to has died; nobody knows what it did."""
 
 
+class NoRoom(StoreFull):
+    """The disk of this world is full."""
+
+
+class Broken(StoreError):
+    """The disk of this world fails."""
+
+
 class Effect(NamedTuple):
     """What a tool did outside.
 
@@ -62,19 +71,24 @@ class Disk(MemoryStore):
     def __init__(self) -> None:
         super().__init__(limit=1_000_000)
         self.deleted: set[str] = set()
-        self.contested: set[str] = set()
-        """Threads of which an append was refused, and forks of them."""
+        self.displaced: set[str] = set()
+        """Threads in which an engine's work stands after what it did not know of, and forks of them."""
         self.raced: set[str] = set()
         """Threads to which two wrote at once."""
         self.most: dict[str, int] = {}
         """The most that was ever spent and reserved on the account of a key, in billionths."""
+        self.trouble: StoreError | None = None
+        """How commits fail now; None while they do not."""
+        self.failing = 0.0
+        """How probable it is then that one fails."""
+        self.failed = 0
+        """Commits that failed."""
 
     def append(self, thread: str, events: Sequence[Recorded], *, expect: int, **more: Any) -> asyncio.Future[None]:
         if len(self._events.get(thread, ())) != expect:
             self.raced.add(thread)
         future = super().append(thread, events, expect=expect, **more)
         if future.exception() is not None:
-            self.contested.add(thread)
             return future
         for key in more.get("spent", ()):
             money = sum(each.money for each in self._accounts[key].values())
@@ -84,8 +98,8 @@ class Disk(MemoryStore):
     def fork(
         self, thread: str, upto: int, new: ThreadInfo, events: Sequence[Recorded], *, key: KeyUse | None = None
     ) -> asyncio.Future[None]:
-        if thread in self.contested:
-            self.contested.add(new.id)
+        if thread in self.displaced:
+            self.displaced.add(new.id)
         return super().fork(thread, upto, new, events, key=key)
 
     async def read(self, thread: str, *, after: int = 0, limit: int | None = None) -> list[Recorded]:
@@ -127,6 +141,15 @@ class World:
         chance = self.chance("keys")
         self.keys = {KEY: Limits(money=chance.choice((0.02, 0.1, 0.5)))} if chance.random() < 0.25 else {}
         """What all runs on the account of a key may use together."""
+        self.has_clients = self.chance("client tools of runs").random() < 0.3
+        """Some runs bring tools that their client carries out."""
+        self.has_askers = self.chance("tools that ask").random() < 0.3
+        """There are tools that ask people while they run."""
+        self.has_trouble = self.chance("full disk").random() < 0.3
+        """The disk is full, or fails, for a while now and then."""
+        self.has_summaries = self.chance("background").random() < 0.3
+        """A model makes summaries in the background, and there is much to summarise."""
+        self._luck = self.chance("commits")
 
     def chance(self, name: str) -> Random:
         """Return a source of chance of one's own."""
@@ -134,6 +157,14 @@ class World:
 
     def now(self) -> int:
         return BEGIN + round(self.loop.time() * 1000)
+
+    def failure(self) -> StoreError | None:
+        """Return how the next commit fails, or None."""
+        trouble = self.disk.trouble
+        if trouble is None or self._luck.random() >= self.disk.failing:
+            return None
+        self.disk.failed += 1
+        return type(trouble)()
 
     def tell(self, what: str) -> None:
         """Note something for whoever looks for the cause of a failure."""
@@ -280,7 +311,8 @@ class SimStore:
 
     def _commit(self) -> None:
         done, self._writing = self._writing, []
-        ends = [(job, _carried_out(job)) for job in done]
+        failure = self.world.failure()
+        ends = [(job, failure or _carried_out(job)) for job in done]
         self.world.loop.call_later(self._pause() / 4, self._announce, ends)
 
     def _announce(self, ends: list[tuple[_Job, Any]]) -> None:
@@ -299,6 +331,8 @@ class SimStore:
         """Have a part of what was given to the store be on the disk; nobody hears of it."""
         waiting = [*self._writing, *self._queue]
         for job in waiting[: self.chance.randint(0, len(waiting))]:
+            if self.world.failure() is not None:
+                break
             _carried_out(job)
         self._writing, self._queue, self._closed = [], [], True
 
@@ -369,7 +403,8 @@ class SimStore:
         if not self._closed:
             last = self._put(lambda: None)
             self._closed = True
-            await last
+            with suppress(NoRoom, Broken):  # whoever gave the store something hears of that
+                await last
 
 
 def _carried_out(job: _Job) -> Any:

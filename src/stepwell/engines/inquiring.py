@@ -22,14 +22,19 @@ async def inquire(log: Log, call: str, inquiry: Inquiry) -> Answered | None:
     Returns:
         What was decided: `answer`, `deny`, `expired` or `cancelled`; None where nobody can be asked, or the call is
         over.
+
+    Raises:
+        StoreError: It could not be asked; the call is carried out again, or its outcome asked for.
     """
     run = log.state.run
-    if run is None or not run.spec.people or call not in run.calls:
+    opened = run.calls.get(call) if run is not None else None
+    if run is None or not run.spec.people or opened is None or opened.ended is not None:
         return None
     until = 0 if inquiry.seconds is None else log.now() + round(inquiry.seconds * 1000)
     asked = Asked("elicitation", call, inquiry.text, choices=inquiry.choices, form=inquiry.form, until=until)
     await log.record(asked)
     number = next(each.seq for each in open_inquiries(log, call) if each.event == asked)
+    await log.committed()  # else nobody could answer where another process came first
     seen = number
     while number in log.whole.questions:
         await log.changed(seen)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from stepwell.engines.base import cancelled_calls, close_inside, ends, pass_on
+from stepwell.engines.inquiring import withdrawn
 from stepwell.engines.words import words
 from stepwell.events import Answered, Asked, MessageEnded, ModelFailed, Stored, TaskEnded
 from stepwell.log import Log
@@ -43,8 +44,10 @@ async def settle(log: Log, run: RunState) -> bool:
         return True
     if run.interrupted and run.open:
         await end_delegated(log, run, "interrupted", words("interrupted_call", run.spec.language))
-        open_questions = [each.asked for each in run.unanswered() if each.asked and each.asked.answer is None]
+        calls = run.unanswered()
+        open_questions = [each.asked for each in calls if each.asked and each.asked.answer is None]
         decided: list[Stored] = [Answered(each.seq, "cancelled") for each in open_questions]
+        decided += [taken for each in calls for taken in withdrawn(log, each.call.id)]
         await log.record(*decided, *cancelled_calls(run, "interrupted_call"))
         return True
     for path in [*log.whole.agents]:  # a halted agent does not look at those that work for it

@@ -28,6 +28,8 @@ from stepwell.specs import RunSpec
 from stepwell.tools.base import Toolbox
 
 NOTICES: tuple[Notice, ...] = get_args(Notice)
+PATIENCE = (0, 5)
+"""Turns of the loop that the reading of an account may have taken; the log does not tell what others did meanwhile."""
 MOST_INPUTS = 6
 """Inputs before a difference of which another time is tried."""
 
@@ -70,10 +72,21 @@ async def replay(events: Sequence[Recorded], parts: Parts, thread: str = "") -> 
     Raises:
         ReplayDiffers: An engine reached past its toolbox for a tool.
     """
-    first = best = await _attempt(events, parts, thread, AT_ONCE)
+    first: Difference | None = None
+    for patience in PATIENCE:
+        found = await _searched(events, parts, thread, patience)
+        if found is None or found.kind == "version":
+            return found
+        first = first or found
+    return first
+
+
+async def _searched(events: Sequence[Recorded], parts: Parts, thread: str, patience: int) -> Difference | None:
+    """Return the first difference, unless there are times for the inputs at which there is none."""
+    first = best = await _attempt(events, parts, thread, AT_ONCE, patience)
     notice: dict[int, Notice] = {}
     while best is not None and best.kind != "version":
-        better = await _another(events, parts, thread, notice, best.seq)
+        better = await _another(events, parts, thread, notice, best.seq, patience)
         if better is None:
             return first
         notice, best = better
@@ -81,7 +94,7 @@ async def replay(events: Sequence[Recorded], parts: Parts, thread: str = "") -> 
 
 
 async def _another(
-    events: Sequence[Recorded], parts: Parts, thread: str, notice: dict[int, Notice], reached: int
+    events: Sequence[Recorded], parts: Parts, thread: str, notice: dict[int, Notice], reached: int, patience: int
 ) -> tuple[dict[int, Notice], Difference | None] | None:
     """Look for a time at which an input may have been met so that the log comes about further than to an event.
 
@@ -90,18 +103,23 @@ async def _another(
     """
     inputs = [each.seq for each in events[: reached - 1] if is_input(each.event) and each.seq not in notice]
     for seq in inputs[: -MOST_INPUTS - 1 : -1]:
+        furthest: tuple[dict[int, Notice], Difference | None] | None = None
         for when in NOTICES:
             tried: dict[int, Notice] = {**notice, seq: when}
-            found = await _attempt(events, parts, thread, tried)
-            if found is None or found.seq > reached:
-                return tried, found
+            found = await _attempt(events, parts, thread, tried, patience)
+            if found is None:
+                return tried, None
+            if found.seq > reached:
+                furthest, reached = (tried, found), found.seq
+        if furthest is not None:
+            return furthest
     return None
 
 
 async def _attempt(
-    events: Sequence[Recorded], parts: Parts, thread: str, notice: Mapping[int, Notice]
+    events: Sequence[Recorded], parts: Parts, thread: str, notice: Mapping[int, Notice], patience: int
 ) -> Difference | None:
-    log = ReplayLog(events, thread, notice)
+    log = ReplayLog(events, thread, notice, patience)
     while log.difference is None and (recorded := log.next()) is not None:
         if isinstance(recorded.event, RunStarted):
             log.difference = _changed_version(recorded, recorded.event.spec, parts)

@@ -47,7 +47,7 @@ def interruption(events: Sequence[Recorded], first: int, run: RunState | None) -
                 left.add(path)
             case SummaryEnded() | Answered(decision="cancelled"):
                 continue
-            case LongTermUpdated() | MessageAdded() as said if _is_last_word(said, run):
+            case LongTermUpdated() | MessageAdded() if _is_said_last(events, at, run, after_step=path in left):
                 continue
             case RunEnded() as end if end.cause in ("cancelled", "seconds", *FAULTS):
                 return end
@@ -56,6 +56,19 @@ def interruption(events: Sequence[Recorded], first: int, run: RunState | None) -
             case _:
                 return None
     return None
+
+
+def _is_said_last(events: Sequence[Recorded], at: int, run: RunState | None, *, after_step: bool) -> bool:
+    """Tell whether an event is of what is said where a run is closed; an engine speaks before its step ends."""
+    if _was_edited(events, at):
+        return True
+    return _is_last_word(events[at].event, run) and (run is None or not run.step or after_step)
+
+
+def _was_edited(events: Sequence[Recorded], at: int) -> bool:
+    """Tell whether a thread was forked at an event to change it, so that nobody can tell what it said."""
+    following = events[at + 1].event if at + 1 < len(events) else None
+    return isinstance(following, Forked) and following.edited == events[at].seq
 
 
 def _is_last_word(event: Stored | Unknown, run: RunState | None) -> bool:

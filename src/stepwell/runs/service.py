@@ -11,8 +11,6 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 
-import msgspec
-
 from stepwell.engines.base import Engine, close
 from stepwell.engines.words import words
 from stepwell.errors import Busy, Conflict, InputError, NotFound, StoreError
@@ -38,7 +36,7 @@ from stepwell.runs.driver import Assemble, drive
 from stepwell.runs.executor import Executor, InProcessExecutor
 from stepwell.runs.log import ThreadLog, now_ms
 from stepwell.runs.requests import NewThread, Once, RunRef
-from stepwell.runs.threads import Threads, check_known
+from stepwell.runs.threads import Threads, check_known, cleaned
 from stepwell.specs import RunSpec
 from stepwell.state import NEVER
 from stepwell.store.base import KeyUse, Store, ThreadInfo
@@ -171,10 +169,10 @@ class RunService(Threads):
         if message is None and new is None:
             raise InputError("The thread waits for a message; send one.", "content")
         if message is None or (run is None and not state.queue):
-            self._begin(log, message and _cleaned(message), spec, once, new)
+            self._begin(log, message and cleaned(message), spec, once, new)
             self._submit(log)
             return RunRef(log.thread, log.carried)
-        message = _cleaned(message)
+        message = cleaned(message)
         policy = policy or state.policy
         if policy == "reject":
             raise Busy("The thread has an open run; wait for its end or cancel it.", "thread")
@@ -203,13 +201,13 @@ class RunService(Threads):
         if log.state.run is not None:
             self._let_go(log)
             raise Busy("The thread has an open run; wait for its end or cancel it.", "thread")
-        self._begin(log, _cleaned(message), spec, once, new)
+        self._begin(log, cleaned(message), spec, once, new)
         return log
 
     def _begin(
         self, log: ThreadLog, message: Message | None, spec: RunSpec, once: Once | None, new: NewThread | None
     ) -> None:
-        history = [MessageAdded(_cleaned(each), "history") for each in (new.history if new else ())]
+        history = [MessageAdded(cleaned(each), "history") for each in (new.history if new else ())]
         log.carried = log.state.seq + len(history) + 1
         self._use_key(log, once, log.carried)
         said = () if message is None else (MessageAdded(message),)
@@ -323,6 +321,11 @@ class RunService(Threads):
                 self._claim(log)
                 return True
         return False
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether a run was left because the store failed; `resume` goes on with it."""
+        return bool(self._orphans)
 
     async def expire(self) -> int:
         """Decide every question whose time is over, and end waiting runs whose time is; return how many go on."""
@@ -492,8 +495,3 @@ class RunService(Threads):
 
         if not self._stopping:
             self._executor.submit(log.thread, carry_out)
-
-
-def _cleaned(message: Message) -> Message:
-    content = clean(message.content)
-    return message if content is message.content else msgspec.structs.replace(message, content=content)

@@ -10,6 +10,8 @@ import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 
+import msgspec
+
 from stepwell.errors import Conflict, InputError, KeyReused, NotFound
 from stepwell.events import MessageQueued, Recorded, Steered, Stored, TitleChanged
 from stepwell.messages import Message, clean
@@ -313,3 +315,9 @@ def check_known(log: ThreadLog) -> None:
     if log.state.foreign:
         number = log.state.foreign[0]
         raise InputError(f"Event {number} of the thread was written by a newer version; use that one.", "thread")
+
+
+def cleaned(message: Message) -> Message:
+    """Return a message without characters that cannot be stored."""
+    content = clean(message.content)
+    return message if content is message.content else msgspec.structs.replace(message, content=content)

@@ -122,6 +122,11 @@ async def _beat(service: RunService) -> None:
     while True:
         await asyncio.sleep(HEARTBEAT)
         service.beat()
+        if service.orphaned:  # the store took nothing for a while
+            try:
+                await service.resume()
+            except StoreError as error:
+                _log.error("runs that were left cannot be gone on with yet: %s", error)
 
 
 async def _purge(service: RunService) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 
@@ -94,13 +95,18 @@ class McpSettings(_Section):
         return {**{name: value.get_secret_value() for name, value in self.headers.items()}, **found}
 
     def secrets(self, own: Mapping[str, str]) -> tuple[str, ...]:
-        """Return what must stand in no message: values of variables and headers, but for those too short to be secret.
+        """Return what must stand in no message: values of variables and headers, and what the address says of itself.
+
+        Values too short to be secret are left out.
 
         Args:
             own: The environment of this program.
         """
         told = [each.get_secret_value() for each in (*self.env.values(), *self.headers.values())]
         told += [own.get(name, "") for name in (*self.env_pass, *self.headers_env.values())]
+        parts = urlsplit(self.url)
+        told += [parts.password or "", *(value for _, value in parse_qsl(parts.query))]
+        told += [piece.partition("=")[2] for piece in parts.query.split("&")]  # as it is written
         return tuple({each for each in told if len(each) >= SECRET})
 
 

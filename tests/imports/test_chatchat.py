@@ -149,3 +149,36 @@ def test_a_damaged_database_gives_what_can_be_read_and_says_so(tmp_path: Path) -
     assert apsw.Connection(str(file)).execute("PRAGMA quick_check(1)").get != "ok"
     found = read(file)
     assert "database" in {each.cause for each in found if isinstance(each, Skipped)}
+
+
+def test_a_view_that_poses_as_a_table_is_not_run(tmp_path: Path) -> None:
+    path = tmp_path / "info.db"
+    db = apsw.Connection(str(path))
+    db.execute("CREATE TABLE pragma_table_list(schema, name, type)")
+    db.execute("INSERT INTO pragma_table_list VALUES('main', 'message', 'table')")
+    db.execute(
+        "CREATE VIEW message AS WITH RECURSIVE c(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM c) "
+        "SELECT id, id AS rowid, 'c' AS conversation_id, 'q' AS query, 'a' AS response, 1 AS feedback_score, "
+        "'' AS feedback_reason, '' AS create_time FROM c"
+    )
+    db.close()
+    with pytest.raises(InputError, match="no table `message`"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "INSERT INTO message(id, conversation_id, query) VALUES('m1', CAST(x'ff61' AS TEXT), 'q')",
+        "INSERT INTO conversation(id) VALUES(CAST(x'ff61' AS TEXT))",
+    ],
+)
+def test_an_id_that_is_no_text_is_told_and_no_crash(tmp_path: Path, row: str) -> None:
+    path = chatchat(tmp_path / "info.db", [])
+    db = apsw.Connection(str(path))
+    db.execute(CONVERSATION.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS"))
+    db.execute(row)
+    db.close()
+    (found,) = read(path)
+    assert isinstance(found, Skipped)
+    assert found.cause == "database"

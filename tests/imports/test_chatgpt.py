@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from stepwell.errors import InputError
+from stepwell.imports import base
 from stepwell.imports import chatgpt as module
 from stepwell.imports.base import Skipped, Talk
 from stepwell.messages import Image
@@ -172,6 +173,35 @@ def test_a_zip_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: 
     (tmp_path / "big.json").write_bytes(b"[" + b" " * 200_000)
     with pytest.raises(InputError, match="more than 100,000 bytes"):
         read(tmp_path / "big.json")
+
+
+def test_a_document_of_more_values_than_conversations_have_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "OBJECTS_LIMIT", 50)
+    monkeypatch.setattr(base, "VALUES_LIMIT", 200)
+    path = tmp_path / "conversations.json"
+    for text in ("[" + "{}," * 50 + "{}]", "[" + "1," * 200 + "1," + "1]"):
+        path.write_text(text)
+        with pytest.raises(InputError, match="take it apart"):
+            read(path)
+    assert len(talks(chatgpt(path, conversation("c", node("n", None, "user", "question"))))) == 1
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_zip_that_is_packed_in_an_unusual_way_is_refused(tmp_path: Path, kind: int) -> None:
+    path = tmp_path / "export.zip"
+    with zipfile.ZipFile(path, "w", kind) as file:
+        file.writestr("conversations.json", "[]")
+    with pytest.raises(InputError, match="its compression"):
+        read(path)
+
+
+def test_a_zip_with_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = archive(tmp_path / "export.zip", {"ä": "[]"})
+    path.write_bytes(path.read_bytes().replace("ä".encode(), b"\xff\xff"))
+    with pytest.raises(InputError, match="a zip that cannot be read"):
+        read(path)
 
 
 def test_an_image_that_is_too_big_is_noted_and_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,6 +149,16 @@ def test_a_line_over_the_limit_is_passed_over(tmp_path: Path, monkeypatch: pytes
     assert short.place == "2"
 
 
+def test_a_line_of_more_values_than_a_conversation_has_is_named_and_the_others_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "OBJECTS_LIMIT", 100)
+    heavy = b'{"messages": [{"role": "user", "content": [' + b"{}," * 100 + b"{}]}]}"
+    skipped, other = read(jsonl(tmp_path / "a.jsonl", heavy, [user("q")]))
+    assert skipped == Skipped("1", "long", "too many values")
+    assert isinstance(other, Talk)
+
+
 def test_a_message_of_10_mb_is_taken_and_one_over_the_limit_is_not(tmp_path: Path) -> None:
     taken, refused = read(jsonl(tmp_path / "a.jsonl", [user("x" * 10_000_000)], [user("x" * base.MESSAGE_LIMIT)]))
     assert isinstance(taken, Talk)

@@ -160,6 +160,26 @@ def test_a_model_that_does_not_see_is_told_how_many_images_there_are() -> None:
     assert "base64" not in json.dumps(body)
 
 
+def test_an_image_by_address_is_left_to_a_vendor_that_fetches_it_itself() -> None:
+    image = Image("https://example.org/cat.png")
+    body = sent(ModelRequest(Transcript([Message("user", "Look.", (image,))])), profile=ModelProfile(images=True))
+    assert body["messages"][0]["content"][1]["source"] == {"type": "url", "url": image.url}
+
+
+def test_an_image_in_unusual_spelling_is_sent_as_its_bytes() -> None:
+    image = Image(PIXEL.replace("data:image/png", "DATA:IMAGE/PNG;charset=utf-8"))
+    body = sent(ModelRequest(Transcript([Message("user", "Look.", (image,))])), profile=ModelProfile(images=True))
+    assert body["messages"][0]["content"][1]["source"]["media_type"] == "image/png"
+
+
+def test_an_image_that_cannot_be_read_does_not_spoil_a_thread() -> None:
+    message = Message("user", "Look.", (Image(PIXEL + "A"), Image(PIXEL)))
+    body = sent(ModelRequest(Transcript([message])), profile=ModelProfile(images=True))
+    told, image = body["messages"][0]["content"]
+    assert told["text"] == "Look.\n[1 image(s), not shown: it cannot be read]"
+    assert image["type"] == "image"
+
+
 SCHEMA = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"], "title": "person"}
 
 
@@ -224,6 +244,36 @@ def test_gemini_thinks_speaks_and_calls() -> None:
     assert part.id
     assert (part.index, part.name, json.loads(part.arguments)) == (0, "calculate", {"x": "17*23"})
     assert deltas[-1] == Delta(usage=Usage(12, 5, 4), stop="tool_calls")
+
+
+def test_nobody_here_fetches_an_image_for_gemini() -> None:
+    fetched: list[str] = []
+
+    async def noted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        fetched.append(str(await reader.readline()))
+        writer.close()
+
+    async def main() -> dict[str, Any]:
+        server = await asyncio.start_server(noted, "127.0.0.1", 0)
+        async with server, Endpoint([stream(told({"text": "Hi"}, finish="STOP"))]) as endpoint:
+            image = Image(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/cat.png", "high")
+            shown = Image(PIXEL, "high")
+            calls = (ToolCall("1", "look", "{}"),)
+            messages = (
+                Message("user", "Look.", (image, shown)),
+                Message("assistant", calls=calls),
+                Message("tool", "here", (image,), call="1"),
+            )
+            model = model_at(endpoint, vendor="google", profile=ModelProfile(images=True))
+            assert joined(await collect(model, ModelRequest(Transcript(messages), model="gemini-2.5-flash"))) == "Hi"
+            await model.close()
+            return endpoint.requests[0].body
+
+    body = asyncio.run(main())
+    assert not fetched
+    assert [list(part) for part in body["contents"][0]["parts"]] == [["text"], ["inlineData"]]
+    assert json.dumps(body).count("1 image(s), not shown: given by address") == 2
+    assert "cat.png" not in json.dumps(body)
 
 
 # Mistral

@@ -106,6 +106,12 @@ def test_a_web_page_in_place_of_an_error_is_told_by_its_title() -> None:
     assert deltas[0].failure == Failure("server", "Bad gateway", 502, 0.0)
 
 
+@pytest.mark.parametrize("vendor", ["anthropic", "google", "mistral"])
+def test_a_refusal_without_a_word_is_known_by_its_status(vendor: str) -> None:
+    failure = failed(Reply(status=503), vendor=vendor, patience=Patience(attempts=1))
+    assert (failure.kind, failure.status) == ("server", 503)
+
+
 def test_a_vendor_that_falls_silent_is_left() -> None:
     silent = stream(anthropic.opening(), *anthropic.said(0, "It is"), Cut.STALL)
     deltas, _ = asks(asked(), silent, patience=Patience(stall=0.3))
@@ -185,6 +191,25 @@ def test_a_missing_key_names_the_setting(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     with pytest.raises(ConfigError, match=r"models\.claude: anthropic wants a key; .*`api_key_env`"):
         make_model("claude", configured("anthropic"), "")
+
+
+@pytest.mark.parametrize("vendor", ["anthropic", "google", "mistral"])
+def test_a_key_with_the_end_of_a_line_is_sent_without_and_one_that_is_none_is_refused_unseen(vendor: str) -> None:
+    async def main() -> None:
+        async with Endpoint([Reply(status=401)]) as endpoint:
+            model = model_at(endpoint, vendor=vendor, api_key=f" {KEY}\n")
+            [delta] = await collect(model)
+            await model.close()
+            assert delta.failure is not None
+            assert delta.failure.kind == "auth"
+            [came] = endpoint.requests
+            assert KEY in {value.removeprefix("Bearer ") for value in came.headers.values()}
+
+    asyncio.run(main())
+    for wrong in ("sk-two\nlines", "sk-\u5bc6", "sk-\x07bell"):
+        with pytest.raises(ConfigError, match="characters that no key has") as caught:
+            provider_model(vendor, "m", api_key=wrong)
+        assert "sk-" not in str(caught.value)
 
 
 def test_an_unknown_vendor_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

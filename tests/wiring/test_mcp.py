@@ -277,7 +277,9 @@ def test_without_the_sdk_servers_and_the_route_name_the_extra_and_stored_threads
         "config = Config(data=Path(sys.argv[1]), mcp={'s': {'command': 'x'}}, mcp_server={'enabled': True})\n"
         "catalog = ConfigCatalog(config)\n"
         "for use in (lambda: asyncio.run(catalog.start()), lambda: mcp_router(config, None, catalog)):\n"
-        "    try:\n        use()\n    except ConfigError as error:\n        assert 'stepwell[mcp]' in str(error)\n"
+        "    try:\n        use()\n    except ConfigError as error:\n"
+        "        assert 'stepwell[mcp]' in str(error)\n"
+        "        assert str(error).startswith(('mcp.s: ', 'mcp_server.'))\n"
         "    else:\n        raise AssertionError\n"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, timeout=30)

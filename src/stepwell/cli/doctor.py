@@ -6,6 +6,7 @@ import asyncio
 import platform
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 
 import apsw
 
@@ -49,7 +50,8 @@ async def _look(screen: Screen, sources: Sources) -> list[Finding]:
     findings.append(await endpoints.look_at_server(config, screen))
     findings += await endpoints.look_at_models(config, screen)
     findings += await asyncio.to_thread(_look_at_tools, config, screen)
-    return findings + [_look_at_mcp(config, screen, sources, name) for name in config.mcp]
+    findings += [_look_at_mcp(config, screen, sources, name) for name in config.mcp]
+    return findings + _look_at_extras(config, screen)
 
 
 def _program() -> Finding:
@@ -100,6 +102,13 @@ def _look_at_mcp(config: Config, screen: Screen, sources: Sources, server: str) 
     if any(row.digest for row in rows):
         remedy = screen.say("doctor_mcp_remedy", command=command(sources, "mcp", "confirm", server))
     return Finding(name, "warn", screen.say("doctor_mcp_off", count=count, names=", ".join(off)), remedy)
+
+
+def _look_at_extras(config: Config, screen: Screen) -> list[Finding]:
+    """Look for what the server needs beside the core, where that is missing."""
+    if not config.mcp_server.enabled or find_spec("mcp") is not None:
+        return []
+    return [Finding("mcp_server.enabled", "bad", screen.say("doctor_mcp_extra"), 'pip install "stepwell[mcp]"')]
 
 
 def _print(screen: Screen, finding: Finding) -> None:

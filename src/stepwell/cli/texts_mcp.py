@@ -37,6 +37,7 @@ MCP = MappingProxyType(
         "column_effect": ("effect", "效果"),
         "column_said": ("what it says", "内容"),
         "doctor_mcp": ("MCP server {name}", "MCP 服务器 {name}"),
+        "doctor_mcp_extra": ("the server of MCP needs an extra", "MCP 服务需要额外的依赖"),
         "doctor_mcp_tools": ("{count} tools", "{count} 个工具"),
         "doctor_mcp_off": ("{count} tools; off: {names}", "{count} 个工具；停用：{names}"),
         "doctor_mcp_remedy": ("look at them and switch them on: {command}", "查看并启用：{command}"),

@@ -45,6 +45,10 @@ BEGINNING = 80
 NO_RESULT = "[no result was kept]"
 IMAGE = "[image]"
 """What stands for an image that is not kept."""
+OBJECTS_LIMIT = 5_000_000
+"""Braces that open in what is read at once: `{}` takes fifty times as much memory as it has bytes."""
+VALUES_LIMIT = 50_000_000
+"""Commas in what is read at once, for the same reason."""
 IMAGE_LIMIT = 20_000_000
 """Characters of an image's `data:` URL, as in a request."""
 
@@ -307,6 +311,11 @@ def is_shown(url: str) -> bool:
     except InputError:
         return False
     return True
+
+
+def is_dense(data: bytes) -> bool:
+    """Tell whether JSON text has more values than conversations of its size ever have, before it is decoded."""
+    return data.count(b"{") > OBJECTS_LIMIT or data.count(b",") > VALUES_LIMIT
 
 
 def mend(data: bytes) -> bytes:

@@ -26,7 +26,9 @@ COLUMNS = frozenset({"id", "conversation_id", "query", "response", "feedback_sco
 """What the table `message` must have; all versions have these."""
 SCORE_LIMIT = 2**31
 """Largest rating; the old service checked none."""
-_TABLES = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table'"
+# As statements: a table of the file may bear the name of the function `pragma_table_list`, but not theirs.
+_TABLES = "PRAGMA main.table_list"
+_COLUMNS = {name: f"PRAGMA main.table_info({name})" for name in ("message", "conversation")}
 _TALKS = """
 SELECT nullif(conversation_id, '') AS talk, CASE WHEN coalesce(conversation_id, '') = '' THEN id END AS alone
 FROM message GROUP BY talk, alone ORDER BY min(create_time), min(rowid)
@@ -97,16 +99,16 @@ class ChatchatReader:
                 yield self._found(talk, alone, titled)
             for (id,) in self._db.execute(_EMPTY) if titled else ():
                 yield Skipped(str(id)[:ID_LIMIT], "empty")
-        except apsw.Error as error:
+        except (apsw.Error, UnicodeDecodeError) as error:
             yield Skipped("", "database", str(error))
 
     def _check(self) -> bool:
         """Tell whether its conversations have names, if it is one of Langchain-Chatchat."""
         try:
-            tables = {str(row[0]) for row in self._db.execute(_TABLES)}
+            tables = {str(row[1]) for row in self._db.execute(_TABLES) if row[2] == "table"}
             known = "message" in tables and self._names("message") >= COLUMNS
             titled = "conversation" in tables and self._names("conversation") >= {"id", "name"}
-        except apsw.Error as error:
+        except (apsw.Error, UnicodeDecodeError) as error:
             raise InputError(f"{self._path} is no database that can be read: {error}", "file") from error
         if not known:
             raise InputError(
@@ -117,7 +119,7 @@ class ChatchatReader:
         return titled
 
     def _names(self, table: str) -> set[str]:
-        return {str(row[0]) for row in self._db.execute("SELECT name FROM pragma_table_info(?)", (table,))}
+        return {str(row[1]) for row in self._db.execute(_COLUMNS[table])}
 
     def _found(self, talk: object, alone: object, titled: bool) -> Found:
         place = ""

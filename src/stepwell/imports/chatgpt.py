@@ -17,7 +17,20 @@ from typing import IO
 import msgspec
 
 from stepwell.errors import InputError
-from stepwell.imports.base import ID_LIMIT, IMAGE, Builder, Found, Skipped, Source, Unfit, is_shown, mend, milliseconds
+from stepwell.imports.base import (
+    ID_LIMIT,
+    IMAGE,
+    OBJECTS_LIMIT,
+    Builder,
+    Found,
+    Skipped,
+    Source,
+    Unfit,
+    is_dense,
+    is_shown,
+    mend,
+    milliseconds,
+)
 from stepwell.messages import Image
 
 JSON_LIMIT = 500_000_000
@@ -30,7 +43,8 @@ PICTURES_LIMIT = 50_000_000
 _PARTS = re.compile(r"(?:[^/\\]+/)*conversations(?:-\d+)?\.json")
 _ASSET = re.compile(r"(?:[^/\\]+/)*(file[-_][A-Za-z0-9]+)[^/\\]*")
 _POINTER = re.compile(r"(?:file-service|sediment)://(file[-_][A-Za-z0-9]+)")
-_ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
+_ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _KINDS = (
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png"),
     (re.compile(rb"\xff\xd8\xff"), "image/jpeg"),
@@ -136,7 +150,7 @@ class ChatGptReader:
             raise InputError(f"{self._path} is a zip without conversations.json", "file")
         for info in sorted(infos, key=lambda each: each.filename, reverse=True):
             try:
-                with self._zip.open(info) as file:
+                with _opened(self._zip, info) as file:
                     yield _bounded(self._path, file)
             except _ZIP_FAULTS as error:
                 raise InputError(f"{info.filename!r} in {self._path} cannot be read: {error}", "file") from error
@@ -201,7 +215,7 @@ class ChatGptReader:
         if self._zip is None or info is None or min(room // 2, PICTURE_LIMIT) < info.file_size:
             return None
         try:
-            with self._zip.open(info) as file:
+            with _opened(self._zip, info) as file:
                 data = file.read(PICTURE_LIMIT + 1)
         except _ZIP_FAULTS:
             return None  # the note in its place says that there was one
@@ -220,6 +234,17 @@ def _pictures(archive: zipfile.ZipFile | None) -> dict[str, zipfile.ZipInfo]:
     return found
 
 
+def _opened(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+    """Open a file of a zip.
+
+    Raises:
+        BadZipFile: It is packed in a way of which an export makes no use: some need as much memory as they ask for.
+    """
+    if info.compress_type not in _PACKED:
+        raise zipfile.BadZipFile(f"its compression, {info.compress_type}, is none of an export")
+    return archive.open(info)
+
+
 def _is_tame(name: str) -> bool:
     """Tell whether a name in a zip leads nowhere else."""
     return not name.startswith("/") and ".." not in name.split("/")
@@ -227,8 +252,9 @@ def _is_tame(name: str) -> bool:
 
 def _bounded(path: Path, file: IO[bytes]) -> bytes:
     data = file.read(JSON_LIMIT + 1)
-    if len(data) > JSON_LIMIT:
-        more = f"{path} holds more than {JSON_LIMIT:,} bytes of JSON"
+    if len(data) > JSON_LIMIT or is_dense(data):
+        bound = f"{JSON_LIMIT:,} bytes" if len(data) > JSON_LIMIT else f"{OBJECTS_LIMIT:,} objects"
+        more = f"{path} holds more than {bound} of JSON"
         raise InputError(f"{more}; take it apart and import the parts", "file")
     return data
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from stepwell.imports.base import IMAGE, Builder, Called, Found, Skipped, Source, Unfit, is_shown, mend
+from stepwell.imports.base import IMAGE, Builder, Called, Found, Skipped, Source, Unfit, is_dense, is_shown, mend
 from stepwell.messages import Image
 
 LINE_LIMIT = 100_000_000
@@ -97,6 +97,8 @@ class JsonlReader:
 
 
 def _talk(place: str, text: bytes) -> Found:
+    if is_dense(text):
+        return Skipped(place, "long", "too many values")
     try:
         line = _decode(text)
     except msgspec.ValidationError as error:

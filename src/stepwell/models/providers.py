@@ -14,9 +14,9 @@ from contextlib import AbstractAsyncContextManager
 
 import msgspec
 from pydantic_ai.direct import model_request_stream
-from pydantic_ai.models import Model as VendorModel
 from pydantic_ai.models import StreamedResponse
 
+from stepwell.errors import ConfigError
 from stepwell.models.base import Delta, Failure, ModelProfile, ModelRequest
 from stepwell.models.failures import bounded
 from stepwell.models.providers_clients import Client, client_of, closing_responses
@@ -63,14 +63,19 @@ def provider_model(
     Args:
         vendor: pydantic-ai's name of it, such as `anthropic`.
         model: The vendor's name of the model, sent where a request names none.
-        api_key: Never shown in a message; empty: what the vendor's client finds for itself.
+        api_key: Never shown in a message; empty: what the vendor's client finds for itself. White space around it,
+            such as the end of a line of a file, is no part of it.
         base_url: Empty: the vendor's own endpoint.
         profile: Facts about the model's family.
         patience: How long to wait, how often to try.
 
     Raises:
-        ConfigError: There is no such vendor, its client is not installed, or something it needs is not set.
+        ConfigError: There is no such vendor, its client is not installed, or something it needs is not set or no key.
     """
+    api_key = api_key.strip()
+    if not (api_key.isascii() and api_key.isprintable()):
+        # Clients that cannot send it would say so with the key, written such that we do not find it.
+        raise ConfigError("`api_key` holds characters that no key has; set it anew, without breaks and quotation marks")
 
     def connect() -> Client:
         return client_of(vendor, api_key=api_key, base_url=base_url, connect=patience.connect, stall=patience.stall)
@@ -115,8 +120,8 @@ class ProviderModel:
             reader = EventReader(request.settings.max_tokens)
             setback: Setback | None = None
             try:
-                model = self._client().model(request.model or self._model)
-                async with closing_responses(), self._open(model, request) as events:
+                client = self._client()
+                async with closing_responses(), self._open(client, request) as events:
                     async for event in events:
                         if (delta := reader.read(event)) is not None:
                             yield delta
@@ -155,10 +160,11 @@ class ProviderModel:
             self._clients[here] = client
         return client
 
-    def _open(self, model: VendorModel, request: ModelRequest) -> AbstractAsyncContextManager[StreamedResponse]:
+    def _open(self, client: Client, request: ModelRequest) -> AbstractAsyncContextManager[StreamedResponse]:
+        model = client.model(request.model or self._model)
         return model_request_stream(
             model,
-            messages_of(request, self.profile),
+            messages_of(request, self.profile, client.vendor),
             model_settings=settings_of(request, self.profile, model.unsupported_settings, self._patience.stall),
             model_request_parameters=parameters_of(request, model.profile),
             instrument=False,

@@ -46,6 +46,8 @@ async def closing_responses() -> AsyncGenerator[None]:
 async def _note(response: httpx2.Response) -> None:
     if (opened := _OPENED.get()) is not None:
         opened.append(response)
+    if response.is_error:
+        await response.aread()  # Mistral's client does not read one without a content type, and stumbles over it
 
 
 class Client:
@@ -54,9 +56,16 @@ class Client:
     Args:
         make: Returns pydantic-ai's model of a name.
         shut: Closes connections.
+        vendor: pydantic-ai's name of it.
     """
 
-    def __init__(self, make: Callable[[str], Model], shut: Callable[[], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self,
+        make: Callable[[str], Model],
+        shut: Callable[[], Awaitable[None]] | None = None,
+        vendor: str = "",
+    ) -> None:
+        self.vendor = vendor
         self._make, self._shut = make, shut
         self._models: dict[str, Model] = {}
 
@@ -109,10 +118,9 @@ def client_of(vendor: str, *, api_key: str, base_url: str, connect: float, stall
         provider = kind(**given)
         if vendor == "bedrock":
             _without_retries(provider.client)
-        client = Client(lambda name: infer_model(f"{vendor}:{name}", lambda _: provider), http and http.aclose)
     except Exception as error:  # vendors' clients raise what they like over a setting that they miss
         raise ConfigError(_missing(vendor, error, key_wanted=not api_key and "api_key" in known)) from error
-    return client
+    return Client(lambda name: infer_model(f"{vendor}:{name}", lambda _: provider), http and http.aclose, vendor)
 
 
 def _provider_class(vendor: str) -> type[Provider[Any]]:

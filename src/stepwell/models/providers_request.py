@@ -5,6 +5,7 @@ Thinking stays at home, but for that of signed replies (`providers_kept.py`).
 
 from __future__ import annotations
 
+import binascii
 import re
 from collections.abc import Iterable
 from typing import Any, cast
@@ -37,20 +38,28 @@ from stepwell.models.base import ModelProfile, ModelRequest
 from stepwell.models.providers_kept import as_signed
 from stepwell.models.wire import clean, clean_all, sent_arguments
 
+FETCHING = frozenset(
+    {"anthropic", "azure", "google-cloud", "groq", "mistral", "openai", "openai-chat", "openrouter", "xai"}
+)
+"""Vendors that fetch images by address themselves. For Gemini, Bedrock and perhaps others pydantic-ai would, here."""
+DETAILED = frozenset({"azure", "openai", "openai-chat", "openrouter", "xai"})
+"""Vendors that take how closely to look at an image; Gemini's client refuses the word."""
 
-def messages_of(request: ModelRequest, profile: ModelProfile) -> list[ModelMessage]:
+
+def messages_of(request: ModelRequest, profile: ModelProfile, vendor: str = "") -> list[ModelMessage]:
     """Return the conversation; what stands between two replies becomes one message, as vendors want it.
 
     Args:
         request: The request.
         profile: Facts about the family; `images` is used.
+        vendor: pydantic-ai's name of it.
     """
     done: list[ModelMessage] = []
     parts: list[ModelRequestPart] = []
     names: dict[str, str] = {}
     for message in request.all:
         if message.role != "assistant":
-            parts.append(_part(message, names, sees=profile.images))
+            parts.append(_part(message, names, vendor if profile.images else None))
             continue
         names.update((call.id, call.name) for call in message.calls)
         if parts:
@@ -111,18 +120,36 @@ def settings_of(
     return cast("ModelSettings", fields)
 
 
-def _part(message: Message, names: dict[str, str], *, sees: bool) -> ModelRequestPart:
+def _part(message: Message, names: dict[str, str], vendor: str | None) -> ModelRequestPart:
     text = clean(message.content)
-    shown = message.images if sees else ()
-    if message.images and not sees:
-        text = f"{text}\n[{len(message.images)} image(s), not shown: this model does not see]".lstrip()
-    content: list[UserContent] = [*([text] if text else []), *map(_image, shown)]
+    shown: list[UserContent] = []
+    for line, images in _unseen(message.images, shown, vendor).items():
+        text = f"{text}\n[{images} image(s), not shown: {line}]".lstrip()
+    content: list[UserContent] = [*([text] if text else []), *shown]
     if message.role == "system":
         return SystemPromptPart(text)
     if message.role == "tool":
         name = names.get(message.call, "tool")
         return ToolReturnPart(name, cast("list[Any]", content) if shown else text, message.call)
     return UserPromptPart(content if shown else text)
+
+
+def _unseen(images: Iterable[Image], shown: list[UserContent], vendor: str | None) -> dict[str, int]:
+    """Add what can be shown of images to a list, and return how many cannot, by the reason.
+
+    Args:
+        images: Of one message.
+        shown: The list.
+        vendor: None where the model does not see.
+    """
+    reasons: dict[str, int] = {}
+    for image in images:
+        made = "this model does not see" if vendor is None else _image(image, vendor)
+        if isinstance(made, str):
+            reasons[made] = reasons.get(made, 0) + 1
+        else:
+            shown.append(made)
+    return reasons
 
 
 def _said(message: Message) -> Iterable[ModelResponsePart]:
@@ -132,12 +159,17 @@ def _said(message: Message) -> Iterable[ModelResponsePart]:
         yield ToolCallPart(clean(call.name), clean(sent_arguments(call.arguments)), call.id)
 
 
-def _image(image: Image) -> BinaryContent | ImageUrl:
-    detail = {"detail": image.detail} if image.detail else None
-    if not image.url.startswith("data:"):
-        return ImageUrl(image.url, vendor_metadata=detail)
-    held = BinaryContent.from_data_uri(image.url)
-    return BinaryContent(held.data, media_type=held.media_type, vendor_metadata=detail)
+def _image(image: Image, vendor: str) -> BinaryContent | ImageUrl | str:
+    """Return an image, or why it cannot be shown."""
+    detail = {"detail": image.detail} if image.detail and vendor in DETAILED else None
+    head, _, data = image.url.partition(",")
+    if head[:5].lower() != "data:":
+        return ImageUrl(image.url, vendor_metadata=detail) if vendor in FETCHING else "given by address"
+    try:
+        held = binascii.a2b_base64(data)
+    except ValueError:
+        return "it cannot be read"
+    return BinaryContent(held, media_type=head[5:].partition(";")[0].lower(), vendor_metadata=detail)
 
 
 def _form(given: dict[str, Any] | None) -> OutputObjectDefinition | None:

@@ -114,13 +114,11 @@ class ConfigCatalog:
             if unknown := [name for name in unknown if not self._mcp.may_come(name)]:
                 known = ", ".join(self._tools) or "none"
                 raise ConfigError(f"{place}: there is no tool {', '.join(unknown)}; known: {known}")
-        first = self._config.model_names[0]
+        first, names = self._config.model_names[0], self._tool_names(Wish(), "chat", agent.tools)
+        # Tools of others must keep no server from starting.
+        specs = self.toolbox(tuple(name for name in names if name in self._own)).specs
         with _at(f"models.{first}.window"):
-            names = self._tool_names(Wish(), "chat", agent.tools)
-            own = tuple(
-                name for name in names if name in self._own
-            )  # those of others must keep no server from starting
-            check_tools(self._named.context(first, agent.max_tokens), self.toolbox(own).specs)
+            check_tools(self._named.context(first, agent.max_tokens), specs)
 
     def models(self) -> list[ModelInfo]:
         """Return the models, the default first."""

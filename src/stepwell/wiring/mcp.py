@@ -224,7 +224,7 @@ def server_spec(config: Config, name: str) -> ServerSpec:
         ConfigError: A variable that it is to be given is not set, or the SDK is not installed.
     """
     if find_spec("mcp") is None:
-        raise ConfigError('mcp: servers of MCP need an extra; pip install "stepwell[mcp]"')
+        raise ConfigError(f'mcp.{name}: servers of MCP need an extra; pip install "stepwell[mcp]"')
     settings = config.mcp[name]
     try:
         environment = settings.environment(config.environment)

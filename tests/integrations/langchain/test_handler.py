@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -460,3 +462,13 @@ def test_the_numbers_of_the_statuses_and_the_form_of_the_json_are_the_old_ones()
     names = ("start", "running", "complete", "agent_action", "agent_finish", "error", "tool_finish")
     assert [getattr(Status, name) for name in names] == [1, 2, 3, 4, 5, 6, 7]
     assert dumps({"name": "测试工具", "status": 1}) == '{"name": "测试工具", "status": 1}'
+
+
+def test_without_langchain_an_import_names_the_extra() -> None:
+    program = (
+        "import sys\nsys.modules['langchain_core'] = None\n"
+        "try:\n    import stepwell.integrations.langchain\n"
+        "except ModuleNotFoundError as error:\n    assert 'pip install \"stepwell[langchain]\"' in str(error)\n"
+        "else:\n    raise AssertionError\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)

@@ -10,6 +10,7 @@ import pytest
 
 from stepwell.errors import ToolError
 from stepwell.tools.mcp.base import MOST_TOOLS
+from stepwell.tools.mcp.pace import MOST_PARTS
 from tests.support.mcp_clients import BASIC, kept, listen, logged
 from tests.support.mcp_sdk_server import COMMAND
 from tests.support.mcp_servers import PIXEL
@@ -54,6 +55,17 @@ def test_what_is_no_result_fails_in_words(tmp_path: Path) -> None:
                 assert (wrong.status, wrong.content) == ("failed", "The MCP server s sent what is no result of a call.")
             broken = {"content": [{"type": "image", "data": "%%%", "mimeType": "image/png"}]}
             assert "image/png that cannot be read" in (await server.call("raw", {"text": json.dumps(broken)})).content
+
+    asyncio.run(main())
+
+
+def test_of_a_result_with_very_many_parts_the_rest_is_left_out_and_said_so(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with kept("plain", tmp_path) as server:
+            came = {"content": [{"type": "text", "text": "a"}] * (MOST_PARTS + 7)}
+            result = await server.call("raw", {"text": json.dumps(came)})
+            assert result.content.endswith("a\n[7 further parts are left out]")
+            assert result.content.count("a\n") == MOST_PARTS
 
     asyncio.run(main())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 import anyio
 from mcp.shared.message import SessionMessage
@@ -20,6 +20,9 @@ ANSWERS, OTHERS = 20_000, 1_000
 """Messages of a server in a second: answers to requests, and all else."""
 LISTED = 4 * MOST_TOOLS
 """Tools in one answer that are looked at; who names a tool in the settings may have it further behind."""
+
+MOST_PARTS = 1_000
+"""Parts of one result that are looked at; to look at a million takes seconds in which nobody else is heard."""
 
 
 class Outgoing(Protocol):
@@ -62,8 +65,8 @@ class Incoming(ABC):
             self.ended.set()
             raise anyio.EndOfStream
         message = item.message if isinstance(item, SessionMessage) else None
-        if isinstance(message, JSONRPCResponse) and isinstance(tools := message.result.get("tools"), list):
-            del tools[LISTED:]  # before each of them is looked at
+        if isinstance(message, JSONRPCResponse):
+            _cut(message.result)
         await self.count(isinstance(message, JSONRPCResponse | JSONRPCError))
         return item
 
@@ -99,3 +102,12 @@ class Incoming(ABC):
         self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+def _cut(result: dict[str, Any]) -> None:
+    """Take out of an answer what is too much of it, before each of its parts is looked at."""
+    if isinstance(tools := result.get("tools"), list):
+        del tools[LISTED:]
+    parts = result.get("content")
+    if isinstance(parts, list) and (left := len(cast("list[object]", parts)) - MOST_PARTS) > 0:
+        parts[MOST_PARTS:] = [{"type": "text", "text": f"[{left} further parts are left out]"}]

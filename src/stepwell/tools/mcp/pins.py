@@ -191,7 +191,7 @@ class Pins:
 def _read(file: Path) -> _Kept:
     try:
         kept = msgspec.json.decode(file.read_bytes(), type=_Kept)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         remedy = "mend it, or remove it to pin all tools anew as their servers have them then"
         raise ConfigError(f"{file} does not hold the pins of MCP tools: {error}; {remedy}") from error
     if kept.version != 1:

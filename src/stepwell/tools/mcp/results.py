@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import json
 from typing import cast
 
 import msgspec
@@ -43,7 +42,7 @@ async def result_of(came: CallToolResult) -> ToolResult:
 def _unwrapped(came: CallToolResult) -> ToolResult:
     parts: list[str | Media] = [_part(block) for block in came.content]
     if came.structured_content is not None and not any(_says(part, came.structured_content) for part in parts):
-        parts.append(json.dumps(came.structured_content, ensure_ascii=False, separators=(",", ":")))
+        parts.append(msgspec.json.encode(came.structured_content).decode())
     if any(isinstance(part, Media) for part in parts):
         return to_result(parts)
     return ToolResult("\n".join(part for part in parts if isinstance(part, str)))
@@ -59,8 +58,8 @@ def _says(part: str | Media, structured: object) -> bool:
     if part in told:
         return True
     try:
-        return part.lstrip()[:1] in '{["tfn-0123456789' and json.loads(part) in told
-    except (ValueError, RecursionError):
+        return part.lstrip()[:1] in '{["tfn-0123456789' and msgspec.json.decode(part) in told
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return False
 
 

@@ -35,6 +35,11 @@ def test_headers_come_from_variables_and_the_settings() -> None:
         settings.sent_headers({"TOKEN": ""})
 
 
+def test_a_key_in_the_address_stands_in_no_message() -> None:
+    settings = McpSettings.model_validate({"url": "https://ada:pass%20word@a.example/mcp?key=s3cret%2Fkey&v=1"})
+    assert set(settings.secrets({})) == {"pass%20word", "s3cret/key", "s3cret%2Fkey"}
+
+
 def test_a_variable_that_is_not_set_is_named() -> None:
     with pytest.raises(ConfigError, match="env_pass: the variable NOPE is not set; export the value in it"):
         McpSettings.model_validate({"command": "x", "env_pass": ["NOPE"]}).environment(OWN)

@@ -208,3 +208,19 @@ def test_an_answer_alone_leads_to_its_whole_run_and_after_its_end_to_the_message
             assert await taken(made, ref.thread, waits.queued) == "Blue."
 
     bounded(main)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), "\ud800"])
+def test_an_answer_that_would_be_another_once_it_is_stored_is_refused(number: Any) -> None:
+    async def main() -> None:
+        form = {"type": "object", "properties": {"n": {}}, "required": ["n"]}
+        async with rig(asking(question="Which?", form=form), ask_human_tool()) as made:
+            ref = await made.start()
+            (asked,) = await waiting(made, ref)
+            with pytest.raises(InputError) as caught:
+                await answer(made.service, OWNER, ref.thread, asked, "answer", value={"n": number})
+            assert caught.value.field == "value"
+            await answer(made.service, OWNER, ref.thread, asked, "answer", value={"n": 10**30})
+            assert answer_of(await made.ended(ref)) == f'Heard: {{"n":{10**30}}}'
+
+    bounded(main)

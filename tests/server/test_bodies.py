@@ -13,6 +13,7 @@ from urllib.parse import quote
 import pytest
 
 from stepwell.events import Unknown
+from stepwell.server import auth
 from tests.support.endpoint import Endpoint, Reply, Request, text
 from tests.support.server import SSE, Server, scripted, serving
 
@@ -435,6 +436,37 @@ def test_odd_but_valid_text_is_kept_as_it_is(tmp_path: Path) -> None:
         for title in ("'; DROP TABLE threads; --", "%", "_", "NULL", "\\"):
             renamed = await server.call("PATCH", f"/api/threads/{thread}", json={"title": title})
             assert renamed[1]["title"] == title
+
+    with_server(tmp_path, work)
+
+
+def test_a_body_that_does_not_come_is_given_up_and_a_stream_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "BODY_SECONDS", 0.2)
+
+    async def work(server: Server) -> None:
+        head = "POST /api/messages HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+        slow = await server.raw(f"{head}content-length: 100\r\n\r\n".encode(), b'{"content": "')
+        assert slow.status == 408
+        assert "faster" in json.loads(await slow.content())["error"]["message"]
+        thread = await server.thread()
+        stream = await server.follow(thread, "0")
+        over = asyncio.get_running_loop().time() + 0.5
+        while asyncio.get_running_loop().time() < over:
+            await server.call("GET", "/health")
+        await server.say(thread, "x")
+        assert (await stream.until("run_ended"))[-1].type == "run_ended"
+
+    with_server(tmp_path, work)
+
+
+def test_a_field_that_is_there_twice_among_many_is_found_at_once(tmp_path: Path) -> None:
+    async def work(server: Server) -> None:
+        names = [f'"{number}": 1' for number in range(4_000)]
+        body = ("{" + ", ".join([*names, '"content": "x"', '"content": "y"']) + "}").encode()
+        _, _, message = await refused(server, "POST", "/api/messages", body)
+        assert "`content` is there twice" in message
 
     with_server(tmp_path, work)
 

@@ -250,6 +250,24 @@ def test_wrong_requests_are_refused_in_words(tmp_path: Path, mode: str) -> None:
     asyncio.run(main())
 
 
+def test_a_state_that_was_never_sent_leads_nowhere(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            Endpoint([text("Hello.")]) as endpoint,
+            serving(tmp_path, models=scripted(endpoint), **ON) as server,
+            client_of(server, "auto") as client,
+        ):
+            first = await client.call_tool("ask_default", {"message": "Hi"})
+            assert first.structured_content is not None
+            thread = first.structured_content["thread"]
+            for state in ("", "[]", "5", f'["{thread}",{10**30}]', f'["{thread}",0]', f'["{thread}",2]', '["x",1]'):
+                again = await client.session.call_tool("ask_default", {"message": "x"}, request_state=state)
+                assert isinstance(again, types.CallToolResult)
+                assert again.is_error, state
+
+    asyncio.run(main())
+
+
 def test_sessions_are_bounded_and_the_route_is_off_by_default(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving(tmp_path, mcp_server={"enabled": True, "sessions": 1}) as server:

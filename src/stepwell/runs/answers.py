@@ -356,14 +356,21 @@ def _check_answer(asked: Asked, made: Answered) -> None:
             raise InputError("The question has a form; give its fields as `value`.", "value")
         if faults := check(asked.form, made.value):
             raise InputError(f"The answer does not fit the form: {'; '.join(faults)[:2000]}.", "value")
-        try:
-            msgspec.json.encode(made.value)
-        except (UnicodeEncodeError, ValueError, TypeError, RecursionError) as error:
-            raise InputError("It is nested too deep, or a text in it cannot be stored.", "value") from error
+        if not _is_kept(made.value):
+            said = "It is nested too deep, or a text or a number in it cannot be stored."
+            raise InputError(said, "value")
     elif asked.choices and made.text not in asked.choices:
         raise InputError(f"Choose one of: {', '.join(asked.choices)}.", "text")
     elif not made.text.strip():
         raise InputError("The answer is empty.", "text")
+
+
+def _is_kept(value: object) -> bool:
+    """Tell whether a value is the same after it was stored; NaN and the infinite are not."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value)) == value
+    except (ValueError, TypeError, OverflowError, RecursionError):  # halves of surrogate pairs are ValueErrors
+        return False
 
 
 def _check_arguments(service: RunService, log: ThreadLog, asked: Question, arguments: str) -> None:

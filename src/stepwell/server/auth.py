@@ -6,6 +6,7 @@ size of the body, before any route is chosen. What an owner may see is decided b
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -21,6 +22,8 @@ from stepwell.errors import StoreError
 from stepwell.store.base import Store
 from stepwell.store.keys import find, same
 
+BODY_SECONDS = 60.0
+"""Seconds that a body may take to come."""
 OPEN = frozenset({"/health"})
 """Paths that need no key."""
 LOCAL = "local"
@@ -178,9 +181,16 @@ class _Bounded:
 
     def __init__(self, receive: Receive, limit: int) -> None:
         self._receive, self._limit, self._read = receive, limit, 0
+        self._until: float | None = asyncio.get_running_loop().time() + BODY_SECONDS
 
     async def __call__(self) -> Message:
-        message = await self._receive()
+        try:
+            async with asyncio.timeout_at(self._until):
+                message = await self._receive()
+        except TimeoutError:
+            raise HTTPException(408, f"The body took over {BODY_SECONDS:.0f} seconds; send it faster.") from None
+        if not message.get("more_body"):
+            self._until = None  # what is waited for then is the end of the connection
         if message["type"] == "http.request":
             self._read += len(message.get("body", b""))
             if self._read > self._limit:

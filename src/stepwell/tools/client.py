@@ -9,13 +9,17 @@ import math
 import re
 from typing import Any
 
+import msgspec
+
 from stepwell.errors import InputError, ToolError
 from stepwell.events import Effect
-from stepwell.messages import ToolSpec
+from stepwell.messages import ToolSpec, clean
 from stepwell.questions import Inquiry
 from stepwell.tools.arguments import malformed
 from stepwell.tools.base import ToolContext, ToolResult
 
+OURS = frozenset({"recall", "subtask_submit", "conclusion"})
+"""Names of calls that are the runtime's own business."""
 MOST = 128
 """Tools that one client may bring."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -70,14 +74,22 @@ def check_client_tools(tools: tuple[ToolSpec, ...], taken: frozenset[str], field
             raise InputError(said, f"{place}.name")
         if tool.name in seen:
             raise InputError(f"Two tools are named {tool.name!r}; rename one.", f"{place}.name")
-        if tool.name in taken:
+        if tool.name in taken or tool.name in OURS:
             raise InputError(f"The agent has a tool {tool.name!r} of its own; rename yours.", f"{place}.name")
         seen.add(tool.name)
+        if clean(tool.description) != tool.description:
+            raise InputError("The description holds what cannot be stored; remove it.", f"{place}.description")
         _check_parameters(tool.parameters, f"{place}.parameters")
 
 
 def _check_parameters(parameters: dict[str, Any], field: str) -> None:
     if parameters.get("type", "object") != "object" or not isinstance(parameters.get("properties", {}), dict):
         raise InputError("The parameters must be a JSON schema of type `object`.", field)
+    try:
+        storable = b"\\u0000" not in msgspec.json.encode(parameters)
+    except (UnicodeEncodeError, RecursionError, ValueError, TypeError):
+        storable = False
+    if not storable:
+        raise InputError("They hold a NUL character, half a surrogate pair or too large a number; remove it.", field)
     if fault := malformed(parameters):
         raise InputError(f"This is no JSON schema that can be used: {fault}.", field)

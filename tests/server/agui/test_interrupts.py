@@ -116,6 +116,31 @@ def test_a_resume_goes_on_after_a_restart_of_the_server(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_of_two_that_answer_an_interrupt_at_once_the_slower_is_told_how_it_was_decided(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            Endpoint([calls("1+1"), text("Done.")]) as endpoint,
+            serving(tmp_path, models=scripted(endpoint), **ASK) as server,
+        ):
+            (asked,) = interrupts(await Agui(server).run(messages=[user("Go.")]))
+            deny = {**approve(asked), "payload": {"approved": False}}
+            both = await asyncio.gather(
+                Agui(server).run("r2", resume=[approve(asked)]), Agui(server).run("r3", resume=[deny])
+            )
+            told_of = [
+                [each["value"] for each in of(one, "CUSTOM") if each["name"].endswith("decided")] for one in both
+            ]
+            assert sorted(map(len, told_of)) == [0, 1]
+            (decided,) = next(each for each in told_of if each)
+            assert decided["interruptId"] == asked["id"]
+            assert decided["decision"] == ("approve" if not told_of[0] else "deny")
+            for each in both:
+                check(each)
+                assert text_of(each) == ["Done."]
+
+    asyncio.run(main())
+
+
 def test_the_same_resume_twice_leads_to_the_same_run(tmp_path: Path) -> None:
     async def main() -> None:
         async with (

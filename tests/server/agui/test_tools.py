@@ -143,10 +143,15 @@ def test_a_result_that_another_face_sent_is_told(tmp_path: Path) -> None:
         ({"messages": [user("x"), {"id": "u", "role": "user", "content": [{"type": "audio"}]}]}, 422, None),
         ({"threadId": ""}, 422, "threadId"),
         ({"messages": [user("x")], "state": {"n": "\ud800"}}, 422, "state"),
+        (
+            {"messages": [user("x")], "tools": [{"name": "look", "parameters": {"title": "\ud800"}}]},
+            422,
+            "tools.0.parameters",
+        ),
     ],
     ids=[
         *("nothing", "empty", "tool", "schema", "model", "option", "resume", "role", "audio", "thread"),
-        "surrogate",
+        *("surrogate", "surrogate in a tool"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_the_field(

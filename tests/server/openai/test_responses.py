@@ -13,7 +13,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.support.endpoint import Endpoint, Reply, Request, text, tool_calls
+from tests.support.endpoint import Endpoint, Reply, Request, chunk, ending, stream, text, tool_calls
 from tests.support.openai_client import official
 from tests.support.server import Server, scripted, serving
 
@@ -280,6 +280,71 @@ def test_what_is_not_to_be_stored_cannot_be_asked_for_and_goes(tmp_path: Path) -
     asyncio.run(main())
 
 
+def test_giving_up_an_answer_that_is_not_stored_cancels_its_run(tmp_path: Path) -> None:
+    async def main() -> None:
+        held = asyncio.Event()
+        async with (
+            Endpoint([stream(chunk(content="It"), held, *ending())]) as endpoint,
+            at_work(tmp_path, endpoint) as (server, client),
+        ):
+            asking = asyncio.ensure_future(client.responses.create(model="m", input="1?", store=False))
+            request = await endpoint.request(0)
+            asking.cancel()
+            async with asyncio.timeout(10):
+                await request.dropped.wait()
+            (info,) = await server.service.threads("local")
+            last = (await server.ended(info.id, 1))[-1].body["event"]
+            assert (last["type"], last["reason"]) == ("run_ended", "cancelled")
+
+    asyncio.run(main())
+
+
+def test_what_is_named_a_thousand_times_is_read_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            Endpoint([text("one"), text("two")]) as endpoint,
+            at_work(tmp_path, endpoint) as (server, client),
+        ):
+            past: list[Any] = [{"role": "user", "content": f"{n}?"} for n in range(1000)]
+            made = await client.responses.create(model="m", input=past)
+            thread = made.id.split("_")[1]
+            reads, store = 0, server.service.store
+            read = store.read
+
+            async def counted(*given: Any, **more: Any) -> Any:
+                nonlocal reads
+                reads += 1
+                return await read(*given, **more)
+
+            store.read = counted  # type: ignore[method-assign]
+            named: list[Any] = [{"type": "item_reference", "id": made.output[0].id}] * 1000
+            await client.responses.create(model="m", input=[*named, {"role": "user", "content": "x"}])
+            assert reads < 1200
+            reads = 0
+            ids = [f"call_{thread}_{n}" for n in range(1, 1001)]
+            results: list[Any] = [{"type": "function_call_output", "call_id": id, "output": "x"} for id in ids]
+            with pytest.raises(openai.BadRequestError):
+                await client.responses.create(model="m", input=results)
+            assert reads < 10
+
+    asyncio.run(main())
+
+
+def test_halves_of_surrogate_pairs_are_in_no_id_and_in_no_wish(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Endpoint([text("one")]) as endpoint, at_work(tmp_path, endpoint) as (server, _):
+            for conversation in ("\ud800", {"id": "\ud800"}):
+                body = {"model": "m", "input": "x", "conversation": conversation}
+                status, told = await server.call("POST", "/v1/responses", json=body)
+                assert (status, told["error"]["param"]) == (404, "conversation")
+            body = {"model": "m", "input": "x", "text": {"verbosity": "\ud800"}}
+            status, told = await server.call("POST", "/v1/responses", json=body)
+            assert (status, told["status"]) == (200, "completed")
+            assert (await endpoint.request(0)).body["verbosity"] == "\ufffd"
+
+    asyncio.run(main())
+
+
 def test_the_same_request_sent_again_is_done_once(tmp_path: Path) -> None:
     async def main() -> None:
         replies = [text("one"), text("two"), text("three"), asks_weather("Rome"), text("sun")]
@@ -296,6 +361,26 @@ def test_the_same_request_sent_again_is_done_once(tmp_path: Path) -> None:
             await twice("k3", input="3?", previous_response_id=first.id)
             asked = await twice("k4", input="Weather?", tools=[WEATHER])
             await twice("k5", input=[output(asked.output[0], "sun")], previous_response_id=asked.id)
+
+    asyncio.run(main())
+
+
+def test_the_same_request_sent_many_times_at_once_makes_one_fork(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            Endpoint([text("one"), text("two"), text("three")]) as endpoint,
+            at_work(tmp_path, endpoint) as (server, client),
+        ):
+            first = await client.responses.create(model="m", input="1?")
+            await client.responses.create(model="m", input="2?", previous_response_id=first.id)
+            asked: dict[str, Any] = {"model": "m", "input": "3?", "previous_response_id": first.id}
+            keyed = {"Idempotency-Key": "k"}
+            made = await asyncio.gather(
+                *(client.responses.create(**asked, extra_headers=keyed) for _ in range(5)),
+            )
+            assert {each.output_text for each in made} == {"three"}
+            assert len({each.id for each in made}) == 1
+            assert len(await server.service.threads("local")) == 2
 
     asyncio.run(main())
 
@@ -376,6 +461,9 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"background": True, "store": False}, 400, "store"),
     ({"previous_response_id": "resp_x", "conversation": "x"}, 400, "conversation"),
     ({"previous_response_id": "resp_x"}, 404, "previous_response_id"),
+    ({"conversation": {"id": ["x"]}}, 404, "conversation"),
+    ({"text": {"verbosity": 5}}, 400, "text.verbosity"),
+    ({"reasoning": {"effort": "\0"}}, 400, "reasoning.effort"),
     ({"previous_response_id": f"resp_{'0' * 32}_1"}, 404, "previous_response_id"),
 ]
 
@@ -403,7 +491,7 @@ def test_a_response_that_is_not_there_is_not_found_whoever_asks(tmp_path: Path) 
         ):
             made = await client.responses.create(model="m", input="1?")
             thread = made.id.split("_")[1]
-            wrong = ["resp_x", f"resp_{'0' * 32}_1", f"resp_{thread}_2", f"{made.id}_4", f"resp_{thread}_99"]
+            wrong = ["resp_x", f"resp_{'0' * 32}_1", f"resp_{thread}_2", f"{made.id}_4", f"resp_{thread}_9999999999"]
             for id in wrong:
                 for call in (client.responses.retrieve, client.responses.cancel, client.responses.delete):
                     with pytest.raises(openai.NotFoundError):

@@ -174,12 +174,12 @@ class Entering:
         answering = Answering(self._service.now, body.resume or (), self.news.given, asked, goes_on=goes_on)
         choose, once, admit = answering.replies, self._once, self._admit
         ref = await answer_all(self._service, self._owner, thread, choose, said=message, once=once, admit=admit)
-        told = decided(events, body)
         if ref.run or ref.queued:
-            return Entered(await self._located(ref), told)
+            return Entered(await self._located(ref), decided(events, body))
         if message is not None:
             return None
-        return self._attached(thread, events, told) if body.resume else None
+        events = await self._service.events(self._owner, thread, limit=2**31)  # another request was quicker
+        return self._attached(thread, events, decided(events, body))
 
     def _attached(self, thread: str, events: Sequence[Recorded], told: list[bytes] | None = None) -> Entered:
         """Return what goes on in a thread, or went on last; or after what the request answers, if it was decided."""

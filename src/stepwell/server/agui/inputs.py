@@ -130,7 +130,6 @@ def spec_of(catalog: Catalog, body: RunInputBody, text: str, agent: str, key: st
         InputError: Something of it is not there or cannot be used; names the field.
     """
     options = _options(body)
-    tools = tuple(ToolSpec(each.name, each.description, each.parameters or {}) for each in body.tools or ())
     limits = options.limits
     spec = catalog.spec(
         Wish(
@@ -138,7 +137,7 @@ def spec_of(catalog: Catalog, body: RunInputBody, text: str, agent: str, key: st
             text=text,
             model=options.model,
             tools=options.tools,
-            client_tools=tools,
+            client_tools=_tools(body),
             temperature=options.temperature,
             max_tokens=options.max_tokens,
             limits=Limits(**limits.model_dump()) if limits is not None else None,
@@ -155,6 +154,13 @@ def spec_of(catalog: Catalog, body: RunInputBody, text: str, agent: str, key: st
         spec = msgspec.structs.replace(spec, tasks=msgspec.structs.replace(spec.tasks or TaskOptions(), **given))
     more = _told(body)
     return msgspec.structs.replace(spec, system="\n\n".join(filter(None, (spec.system, more)))) if more else spec
+
+
+def _tools(body: RunInputBody) -> tuple[ToolSpec, ...]:
+    given = body.tools or ()
+    for index, each in enumerate(given):
+        check_sendable(each.parameters, f"tools.{index}.parameters")
+    return tuple(ToolSpec(each.name, each.description, each.parameters or {}) for each in given)
 
 
 def _options(body: RunInputBody) -> OptionsBody:

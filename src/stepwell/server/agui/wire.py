@@ -25,7 +25,7 @@ encode = msgspec.json.Encoder().encode
 
 
 def check_sendable(value: object, field: str) -> None:
-    """Refuse a value that a client would have to be sent back, and that JSON as others read it cannot hold."""
+    """Refuse a value that is to be kept or sent back, and that JSON as others read it cannot hold."""
     try:
         encode(value)
     except (RecursionError, UnicodeEncodeError) as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
 import mcp_types as types
@@ -40,6 +40,7 @@ CANCELLING = 5.0
 
 _log = logging.getLogger("stepwell.server")
 Context = ServerRequestContext[Any, Any]
+RunNumber = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 _INPUT = {
     "type": "object",
     "properties": {
@@ -135,7 +136,7 @@ class Agents:
 
     async def _answered(self, caller: Caller, params: types.CallToolRequestParams) -> RunRef:
         try:
-            thread, run = msgspec.json.decode(params.request_state or "", type=tuple[str, int])
+            thread, run = msgspec.json.decode(params.request_state or "", type=tuple[str, RunNumber])
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise InputError("`requestState` is not as it was sent.", "requestState") from error
         await self._service.info(caller.owner, thread)

@@ -158,12 +158,12 @@ def _response(answer: _Answer, body: CompletionBody) -> Response:
     headers = run_headers(RunRef(answer.place.thread, answer.place.run))
     if body.stream:
         usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        return _Streamed(_streamed(answer, body.model, usage=usage), headers, answer.leave)
+        return Streamed(_streamed(answer, body.model, usage=usage), headers, answer.leave)
 
     async def make() -> Response:
         return await _whole(answer, body.model, headers)
 
-    return _Awaited(make, answer.leave)
+    return Awaited(make, answer.leave)
 
 
 async def _streamed(answer: _Answer, model: str, *, usage: bool) -> AsyncGenerator[bytes]:
@@ -211,7 +211,7 @@ Leave = Callable[[], Awaitable[None]]
 """Told that a response is over, whatever ended it."""
 
 
-class _Streamed(sse.EventStream):
+class Streamed(sse.EventStream):
     """A stream that tells when it is over, even where nothing of it was sent.
 
     Args:
@@ -232,7 +232,7 @@ class _Streamed(sse.EventStream):
             await self._leave()
 
 
-class _Awaited(Response):
+class Awaited(Response):
     """A response that is made while the client waits; it is given up when the client goes.
 
     Args:

@@ -6,13 +6,12 @@ what a request begins is said in `responses_runs.py`, how it is told in `respons
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
-from starlette.types import Receive, Scope, Send
 
 from stepwell.config import Config
 from stepwell.errors import InputError, NotFound, StepwellError, StoreError
@@ -23,13 +22,14 @@ from stepwell.runs.service import RunService
 from stepwell.server import sse
 from stepwell.server.asking import JsonRoute, Key, json_response, once_of, run_headers
 from stepwell.server.auth import Caller, caller_of
+from stepwell.server.openai.chat import Awaited, Leave, Streamed
 from stepwell.server.openai.errors import openai_error
 from stepwell.server.openai.responses_events import Encoder
 from stepwell.server.openai.responses_frames import LAST, NOTHING, number
 from stepwell.server.openai.responses_input import ResponseBody, check_usable, read_input, spec_of
-from stepwell.server.openai.responses_items import Object, ResponseId, parse_place
+from stepwell.server.openai.responses_items import Object, ResponseId
 from stepwell.server.openai.responses_runs import Asking, Beginner
-from stepwell.server.openai.responses_store import folded, input_items, item_of, kept, remove
+from stepwell.server.openai.responses_store import Items, folded, input_items, kept, remove
 
 # pyright: reportUnusedFunction=false
 
@@ -62,11 +62,8 @@ def _create_route(router: APIRouter, config: Config, service: RunService, catalo
         caller = caller_of(request.scope)
         check_usable(body)
 
-        async def find(id: str) -> Object | None:
-            return await item_of(service, caller.owner, parse_place(id))
-
         known = body.previous_response_id or body.conversation
-        said = await read_input(body.input, max_pixels, None if known else find)
+        said = await read_input(body.input, max_pixels, None if known else Items(service, caller.owner).find)
         spec = spec_of(catalog, body, said, caller.key)
         asking = Asking(caller.owner, body, said, spec, await once_of(request, idempotency_key))
         try:
@@ -79,9 +76,16 @@ def _create_route(router: APIRouter, config: Config, service: RunService, catalo
         headers = run_headers(RunRef(id.thread, id.run))
         if body.stream:
             return _stream(service, caller, Encoder(id, -1, previous), stays=body.store is not False)
-        if not body.background:
-            await _over(service, caller, Encoder(id, NOTHING, previous))
-        return json_response((await folded(service, id)).shown(), 200, headers)
+        encoder = Encoder(id, NOTHING, previous)
+
+        async def whole() -> Response:
+            if not body.background:
+                await _over(service, caller, encoder)
+            return json_response((await folded(service, id)).shown(), 200, headers)
+
+        if body.store is False:
+            return Awaited(whole, _leaving(service, caller, encoder))
+        return await whole()
 
 
 def _stored_routes(router: APIRouter, service: RunService) -> None:
@@ -152,35 +156,19 @@ def _stream(service: RunService, caller: Caller, encoder: Encoder, *, stays: boo
     if stays:
         return sse.response(frames, headers)
 
+    return Streamed(frames, headers, _leaving(service, caller, encoder))
+
+
+def _leaving(service: RunService, caller: Caller, encoder: Encoder) -> Leave:
+    """Return what cancels the run of a response whose client went before its end."""
+
     async def leave() -> None:
         if encoder.end is None:
             with suppress(StepwellError):  # nobody is left to be told
-                await service.cancel(caller.owner, thread, run, "the client closed the connection")
+                said = "the client closed the connection"
+                await service.cancel(caller.owner, encoder.id.thread, encoder.id.run, said)
 
-    return _Unkept(frames, {**sse.HEADERS, **headers}, leave)
-
-
-class _Unkept(sse.EventStream):
-    """The stream of what nobody can ask for later.
-
-    Args:
-        frames: One write each.
-        headers: Of the response.
-        leave: Called at its end, however it comes.
-    """
-
-    def __init__(
-        self, frames: AsyncGenerator[bytes], headers: dict[str, str], leave: Callable[[], Awaitable[None]]
-    ) -> None:
-        super().__init__(frames, headers, sse.Direct())
-        self._leave = leave
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._leave()
+    return leave
 
 
 async def _frames(service: RunService, caller: Caller, encoder: Encoder) -> AsyncGenerator[bytes]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from stepwell.errors import InputError
 from stepwell.messages import Image, Message, ToolCall
 from stepwell.runs.catalog import Catalog
-from stepwell.server.bodies import Name
+from stepwell.server.bodies import Name, Text
 from stepwell.server.openai.messages import (
     arguments_of,
     as_list,
@@ -31,7 +31,7 @@ from stepwell.server.openai.models import DEFAULT, resolve
 from stepwell.server.openai.responses_items import Object, parse_place
 from stepwell.specs import Limits, RunSpec
 
-Effort = Annotated[str | None, Field(max_length=40)]
+Effort = Annotated[Text, Field(max_length=40)] | None
 
 
 class ReasoningBody(BaseModel):
@@ -182,7 +182,7 @@ def _sampling(body: ResponseBody, text: Object, tools: bool) -> Object:
     given: Object = {"top_p": body.top_p} if body.top_p is not None else {}
     if body.reasoning is not None and body.reasoning.effort:
         given["reasoning_effort"] = body.reasoning.effort
-    if isinstance(verbosity := text.get("verbosity"), str):
+    if verbosity := as_text(text.get("verbosity"), "text.verbosity"):
         given["verbosity"] = verbosity[:40]
     if tools and body.parallel_tool_calls is not None:  # endpoints refuse it without tools
         given["parallel_tool_calls"] = body.parallel_tool_calls

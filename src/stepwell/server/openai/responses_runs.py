@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from stepwell.errors import Busy, Decided, InputError, NotFound
 from stepwell.events import RunStarted
-from stepwell.messages import Message
+from stepwell.messages import Message, clean
 from stepwell.runs import forks
 from stepwell.runs.answers import Reply, answer_all
 from stepwell.runs.catalog import Catalog
@@ -106,6 +106,8 @@ class Beginner:
         message = _next(asking.said)
         await self._catalog.admit(asking.spec)
         async with held(self._locks, id.thread):
+            if (used := await self._used(asking)) is not None:  # the same request, come several times at once
+                return used
             if not await self._is_last(asking.owner, id):
                 return await self._fork(asking, message, id)
             try:
@@ -167,16 +169,23 @@ class Beginner:
 
     async def _waiting(self, owner: str, said: Said) -> str:
         """Return the thread whose questions an input answers that names no response; empty for none."""
+        waiting: dict[str, frozenset[int]] = {}
         for each in said.answers:
-            try:
-                async with self._service.using(owner, each.thread) as log:
-                    if each.question in log.state.questions:
-                        return each.thread
-            except NotFound:
-                pass  # it is history, or refused as such
+            if each.thread not in waiting:
+                waiting[each.thread] = await self._open(owner, each.thread)
+            if each.question in waiting[each.thread]:
+                return each.thread
             if each.approve is not None:
                 raise no_call(each)
         return ""
+
+    async def _open(self, owner: str, thread: str) -> frozenset[int]:
+        """Return the numbers of a thread's open questions; none where it is not there."""
+        try:
+            async with self._service.using(owner, thread) as log:
+                return frozenset(log.state.questions)
+        except NotFound:  # what answers them is history, or refused as such
+            return frozenset()
 
     async def _answer(self, asking: Asking, thread: str, run: int, *, whole: bool) -> ResponseId:
         """Answer what a run waits for, all of it at once, so that it goes on as one response."""
@@ -199,4 +208,4 @@ def _next(said: Said) -> Message:
 
 def _thread_of(conversation: str | dict[str, Any]) -> str:
     id = conversation if isinstance(conversation, str) else conversation.get("id")
-    return str(id).removeprefix("conv_")
+    return clean(str(id)).removeprefix("conv_")

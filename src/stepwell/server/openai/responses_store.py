@@ -14,7 +14,7 @@ from stepwell.messages import Message
 from stepwell.runs.service import RunService
 from stepwell.server.openai import responses_items as items
 from stepwell.server.openai.responses_events import Encoder
-from stepwell.server.openai.responses_items import Object, Place, ResponseId, item_id, parse_response
+from stepwell.server.openai.responses_items import Object, ResponseId, item_id, parse_place, parse_response
 from stepwell.store.base import ThreadInfo
 
 UNKEPT = 1
@@ -83,8 +83,11 @@ async def folded(service: RunService, id: ResponseId, info: ThreadInfo | None = 
     Raises:
         NotFound: There is no such response in it.
     """
+    events = [each async for each in _events_of(service, id)]
+    if not events:  # nor is there anything to go back from
+        raise _unknown(str(id))
     encoder = Encoder(id, previous=await _previous(service, id))
-    async for each in _events_of(service, id):
+    for each in events:
         encoder.encode(each)
     over = info is not None and info.expires == UNKEPT and info.run != id.run
     if not encoder.began or over:
@@ -129,26 +132,44 @@ async def _previous(service: RunService, id: ResponseId) -> str | None:
     return None
 
 
-async def item_of(service: RunService, owner: str, place: Place | None) -> Object | None:
-    """Return an item of a response, or of what one was asked, by what its id says; None for none."""
-    if place is None:
-        return None
-    try:
-        await service.info(owner, place.thread)
-    except NotFound:
-        return None
-    brought = await service.store.read(place.thread, after=place.seq - 1, limit=1)
-    if not brought or not brought[0].run:
-        return None
-    spans, id = Encoder(ResponseId(place.thread, brought[0].run)), item_id(place.part, place.thread, place.seq)
-    async for each in _events_of(service, spans.id):
-        spans.encode(each)
-    for answered in (0, *spans.starts):
-        found = await folded(service, spans.id._replace(answered=answered))
-        held = [*found.encoder.snapshot()["output"], *await input_items(service, found)]
-        if (item := next((each for each in held if each["id"] == id), None)) is not None:
-            return item
-    return None
+class Items:
+    """Items of an owner's responses, and of what these were asked; a run is read once, however many it is asked for.
+
+    Args:
+        service: The threads.
+        owner: Who asks.
+    """
+
+    def __init__(self, service: RunService, owner: str) -> None:
+        self._service, self._owner = service, owner
+        self._read: dict[ResponseId, dict[str, Object]] = {}
+
+    async def find(self, id: str) -> Object | None:
+        """Return the item of an id, by what the id says; None for none."""
+        place = parse_place(id)
+        if place is None:
+            return None
+        try:
+            await self._service.info(self._owner, place.thread)
+        except NotFound:
+            return None
+        brought = await self._service.store.read(place.thread, after=place.seq - 1, limit=1)
+        if not brought or not brought[0].run:
+            return None
+        run = ResponseId(place.thread, brought[0].run)
+        if run not in self._read:
+            self._read[run] = await self._items(run)
+        return self._read[run].get(item_id(place.part, place.thread, place.seq))
+
+    async def _items(self, run: ResponseId) -> dict[str, Object]:
+        spans, items = Encoder(run), dict[str, Object]()
+        async for each in _events_of(self._service, run):
+            spans.encode(each)
+        for answered in (0, *spans.starts):
+            found = await folded(self._service, run._replace(answered=answered))
+            for item in (*found.encoder.snapshot()["output"], *await input_items(self._service, found)):
+                items.setdefault(item["id"], item)
+        return items
 
 
 async def remove(service: RunService, owner: str, found: Kept) -> None:

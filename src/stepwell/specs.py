@@ -161,6 +161,7 @@ class RunSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         prices: What its model costs; None where that is unknown.
         max_output: Longest reply of its model in tokens; 0 where that is unknown.
         thread_limits: What all runs of the thread may use together; None for no limit.
+        metadata: What the client attached to it, for its own use; nothing here reads it.
         key: Whose account its spending is on: the id of an API key; empty for none.
         versions: Short hashes of the prompts and constants in force, by name; replay compares them.
         outside: The framework whose agent decides its steps in another program, such as `langchain`; empty where an
@@ -193,6 +194,7 @@ class RunSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     prices: Prices | None = None
     max_output: int = 0
     thread_limits: Limits | None = None
+    metadata: dict[str, str] = {}
     key: str = ""
     versions: dict[str, str] = {}
     outside: str = ""

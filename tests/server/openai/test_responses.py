@@ -425,7 +425,7 @@ def test_the_settings_of_a_request_reach_the_run_and_its_limits_make_it_incomple
             assert made.incomplete_details.reason == "max_output_tokens"
             assert made.to_dict()["tool_choice"] == {"type": "function", "name": "weather"}
             assert made.reasoning is not None
-            assert (made.reasoning.effort, made.parallel_tool_calls, made.metadata) == ("low", False, None)
+            assert (made.reasoning.effort, made.parallel_tool_calls, made.metadata) == ("low", False, {"a": "b"})
             assert made.tools[0].to_dict()["name"] == "weather"
             limited = await client.responses.create(model="stepwell", input="x", max_tool_calls=1)
             assert limited.status == "incomplete"
@@ -463,6 +463,9 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"previous_response_id": "resp_x"}, 404, "previous_response_id"),
     ({"conversation": {"id": ["x"]}}, 404, "conversation"),
     ({"text": {"verbosity": 5}}, 400, "text.verbosity"),
+    ({"metadata": {"a": 5}}, 400, "metadata.a"),
+    ({"metadata": {str(n): "x" for n in range(17)}}, 400, "metadata"),
+    ({"metadata": {"a": "x" * 513}}, 400, "metadata"),
     ({"reasoning": {"effort": "\0"}}, 400, "reasoning.effort"),
     ({"previous_response_id": f"resp_{'0' * 32}_1"}, 404, "previous_response_id"),
 ]

@@ -52,6 +52,23 @@ def as_list(value: object, field: str) -> list[Any]:
     return cast("list[Any]", value)
 
 
+def metadata_of(given: object) -> dict[str, str]:
+    """Read what a client attaches to a request: at most 16 texts by name.
+
+    Raises:
+        InputError: It is more, or something else.
+    """
+    found: dict[str, str] = {}
+    for name, value in as_object(given, "metadata").items() if given is not None else ():
+        if not isinstance(value, str):
+            raise InputError("Each value is a text.", f"metadata.{clean(name)[:64]}")
+        found[clean(name)] = clean(value)
+    if len(found) > 16 or any(len(name) > 64 or len(value) > 512 for name, value in found.items()):
+        said = "Attach at most 16 texts of up to 512 characters, by names of up to 64."
+        raise InputError(said, "metadata")
+    return found
+
+
 def as_text(value: object, field: str) -> str:
     """Return a text, null as an empty one, without what no store can hold; raises InputError for anything else."""
     if value is None:

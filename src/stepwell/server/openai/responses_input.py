@@ -22,6 +22,7 @@ from stepwell.server.openai.messages import (
     as_object,
     as_text,
     content,
+    metadata_of,
     output_of,
     tool_choice,
     tool_specs,
@@ -71,7 +72,7 @@ class ResponseBody(BaseModel):
     reasoning: ReasoningBody | None = None
     """How the model thinks."""
     metadata: dict[str, Any] | None = None
-    """Taken and not kept."""
+    """What the client attaches, for its own use."""
     store: bool | None = None
     """Whether it can be asked for later; left out, it can."""
     previous_response_id: Annotated[str | None, Field(max_length=200)] = None
@@ -175,7 +176,7 @@ def spec_of(catalog: Catalog, body: ResponseBody, said: Said, key: str) -> RunSp
             raise InputError(str(error), "text.format") from error
         raise
     system = "\n\n".join(filter(None, (spec.system, as_text(body.instructions, "instructions"), said.system)))
-    return spec if system == spec.system else msgspec.structs.replace(spec, system=system)
+    return msgspec.structs.replace(spec, system=system, metadata=metadata_of(body.metadata))
 
 
 def _sampling(body: ResponseBody, text: Object, tools: bool) -> Object:

@@ -253,7 +253,7 @@ def echo(spec: RunSpec) -> Object:
         "reasoning": {"effort": sampling.get("reasoning_effort"), "summary": None},
         "text": {"format": _format(spec.output)},
         "truncation": "disabled",
-        "metadata": None,
+        "metadata": spec.metadata,
     }
 
 

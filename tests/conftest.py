@@ -16,6 +16,11 @@ LIMIT = 60.0  # seconds for a test, its set-up and its clearing up each; the mar
 AGAIN = 5.0  # seconds until the alarm sounds again, should clearing up hang as well
 
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what runs in its background so, and programs that tests interrupt would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class TooSlow(KeyboardInterrupt):
     """The test ran out of time. An event loop lets nothing but an interrupt through from inside a callback."""
 

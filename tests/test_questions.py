@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import unicodedata
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.questions import DECISIONS, call_hash, visible
+from stepwell.questions import DECISIONS, QuestionKind, call_hash, visible
 
 
 @pytest.mark.parametrize(
@@ -72,5 +73,7 @@ def test_an_approval_holds_for_one_tool_its_arguments_and_its_version() -> None:
 
 
 def test_every_kind_of_question_has_its_own_answers() -> None:
-    assert set(DECISIONS) == {"approval", "question", "outcome", "repetition", "confirm"}
+    kinds = get_args(QuestionKind)
+    assert set(DECISIONS) == {*kinds}
+    assert len(kinds) == 7
     assert not {"expired", "cancelled", "forked"}.intersection(*DECISIONS.values())

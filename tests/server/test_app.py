@@ -191,8 +191,8 @@ def test_a_run_that_a_full_disk_stopped_goes_on_by_itself_when_there_is_room(
                 while not server.service.orphaned:
                     await asyncio.sleep(0)
             db.execute("PRAGMA max_page_count=1000000")
-            frames = await server.ended(thread, run)
-            assert frames[-1].body["event"] == {"type": "run_ended", "reason": "answer"}
+            stream = await server.follow(thread, str(run - 1), run)
+            assert (await stream.until("run_ended"))[-1].body["event"] == {"type": "run_ended", "reason": "answer"}
 
     asyncio.run(main())
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from stepwell.events import Answered
 from stepwell.questions import Inquiry
@@ -114,3 +115,8 @@ def logged(caplog: Any) -> str:
 def listen(caplog: Any) -> None:
     """Have all of it kept."""
     caplog.set_level(logging.INFO, "stepwell.mcp")
+
+
+def living() -> set[int]:
+    """Return the ids of the processes that this one has started, and of theirs."""
+    return {each.pid for each in psutil.Process().children(recursive=True) if each.status() != "zombie"}

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from stepwell.config import Config
@@ -20,6 +19,7 @@ from stepwell.wiring.catalog import ConfigCatalog
 from stepwell.wiring.mcp import mcp_confirm, mcp_rows
 from stepwell.wiring.replay import ConfigParts
 from tests.support.endpoint import Endpoint, Reply, text, tool_calls
+from tests.support.mcp_clients import living
 from tests.support.mcp_servers import PIXEL, command
 from tests.support.server import Server, scripted, serving
 
@@ -48,6 +48,8 @@ async def events(server: Server, thread: str, kind: type) -> list[Any]:
 
 
 def test_a_first_start_pins_a_write_asks_and_a_replay_needs_no_server(tmp_path: Path) -> None:
+    before = living()
+
     async def main() -> None:
         async with Endpoint([calls("files__say", text="hello"), text("Done.")]) as endpoint:
             settings: Any = {
@@ -79,7 +81,7 @@ def test_a_first_start_pins_a_write_asks_and_a_replay_needs_no_server(tmp_path: 
         assert await replay(stored, ConfigParts(gone), thread) is None
 
     asyncio.run(main())
-    assert [each for each in psutil.Process().children(recursive=True) if each.status() != "zombie"] == []
+    assert living() <= before
 
 
 def test_an_image_of_a_server_is_shown_to_the_model(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from stepwell.errors import ToolError
 from stepwell.tools.mcp.base import MOST_TOOLS
 from stepwell.tools.mcp.pace import MOST_PARTS
-from tests.support.mcp_clients import BASIC, kept, listen, logged
+from tests.support.mcp_clients import BASIC, kept, listen, living, logged
 from tests.support.mcp_sdk_server import COMMAND
 from tests.support.mcp_servers import PIXEL
 from tests.tools.running import context
@@ -153,6 +153,7 @@ def test_a_program_that_ends_at_once_or_is_not_there_is_told_in_words_and_tried_
 
 
 def test_a_silent_server_is_given_up_and_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = living()
     monkeypatch.setattr("stepwell.tools.mcp.connection.LISTING", 0.3)
 
     async def main() -> None:
@@ -160,7 +161,7 @@ def test_a_silent_server_is_given_up_and_killed(tmp_path: Path, monkeypatch: pyt
             assert await server.started() == "it did not list its tools in time"
 
     asyncio.run(main())
-    assert [each for each in psutil.Process().children(recursive=True) if each.status() != "zombie"] == []
+    assert living() <= before
 
 
 def test_a_call_that_hangs_ends_with_its_time_and_the_server_is_told(tmp_path: Path) -> None:
@@ -300,6 +301,8 @@ def test_progress_is_passed_on_clean_and_not_too_often(tmp_path: Path) -> None:
 
 
 def test_a_server_can_be_closed_while_it_starts_and_twice(tmp_path: Path) -> None:
+    before = living()
+
     async def main() -> None:
         async with kept("silent", tmp_path, start=False) as server:
             starting = server.server.start()
@@ -310,4 +313,4 @@ def test_a_server_can_be_closed_while_it_starts_and_twice(tmp_path: Path) -> Non
                 await server.server.call("say", {}, context(), "pure")
 
     asyncio.run(main())
-    assert [each for each in psutil.Process().children(recursive=True) if each.status() != "zombie"] == []
+    assert living() <= before

@@ -6,7 +6,7 @@ import asyncio
 import json
 from pathlib import Path
 
-from tests.server.agui.client_of_agui import Agui, bodies, check, names, of, text_of, told, user
+from tests.server.agui.client_of_agui import Agui, Object, bodies, check, names, of, text_of, told, user
 from tests.support.endpoint import DONE, Cut, Endpoint, Reply, chunk, error, stream, text, tool_calls
 from tests.support.server import Frame, scripted, serving
 
@@ -116,12 +116,19 @@ def test_a_thread_that_is_new_takes_the_clients_conversation_over(tmp_path: Path
 
 def test_a_reply_that_breaks_off_is_marked_void(tmp_path: Path) -> None:
     async def main() -> None:
-        broken = stream(chunk(role="assistant", content="Half a"), Cut.DROP)
+        seen = asyncio.Event()  # who comes when the reply is over is not shown what is void
+        broken = stream(chunk(role="assistant", content="Half a"), seen, Cut.DROP)
         async with (
             Endpoint([broken]) as endpoint,
             serving(tmp_path, models=scripted(endpoint)) as server,
         ):
-            events = await Agui(server).run(messages=[user("Say it.")])
+            came = await Agui(server).stream(messages=[user("Say it.")])
+            events: list[Object] = []
+            while (frame := await came.frame()) is not None:
+                if frame.data:
+                    events.append(frame.body)
+                    if frame.body["type"] == "TEXT_MESSAGE_CONTENT":
+                        seen.set()
             check(events)
             (end,) = of(events, "TEXT_MESSAGE_END")
             assert end["metadata"] == {"stepwell": {"void": True}}

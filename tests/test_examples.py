@@ -81,6 +81,18 @@ def test_the_plan_is_shown_with_what_each_task_came_to_and_a_refused_and_an_acce
     asyncio.run(main())
 
 
+def test_the_plan_is_shown_beside_a_server_that_holds_the_usual_data_folder(tmp_path: Path) -> None:
+    async def main() -> None:
+        cli = cli_in(tmp_path)
+        del cli.env["STEPWELL_DATA"]
+        cli.env["HOME"] = str(tmp_path)
+        async with cli.serving():
+            shown = await done(cli, "run", QUESTION, "--plan")
+            assert shown.out.splitlines()[-1] == ANSWER
+
+    asyncio.run(main())
+
+
 def test_a_fork_in_the_middle_of_the_plan_asks_only_for_what_lies_beyond(tmp_path: Path) -> None:
     async def main() -> None:
         cli = cli_in(tmp_path)

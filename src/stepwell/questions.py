@@ -1,4 +1,4 @@
-"""Questions to people that a run waits for: which decisions each kind takes, and what an approval is bound to.
+"""Questions that a run puts to people or its client: which decisions each kind takes, what an approval is bound to.
 
 Records of them are events (`events/people.py`); who asks is an engine's business, who may answer the run service's.
 """

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from stepwell.cli import doctor as doctor_module
+from stepwell.cli.screen import Screen
+from stepwell.config import Config
+from stepwell.config_mcp import McpServerSettings
 from tests.cli.running import Cli, Done, finish
 from tests.support.endpoint import Cut, Endpoint, Reply, document, error, stream
 
@@ -196,3 +200,13 @@ def test_a_shell_without_its_sandbox_does_not_work_and_one_without_protection_de
     done = doctor(open_)
     assert (done.code, "!    tool shell" in done.out) == (0, True)
     assert "SANDBOX=bubblewrap" in remedy_of(done, "tool shell")
+
+
+def test_an_extra_that_the_server_needs_and_does_not_find_is_named_with_its_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor_module, "find_spec", lambda name: None)
+    config, screen = Config(mcp_server=McpServerSettings(enabled=True)), Screen("en")
+    (found,) = doctor_module._look_at_extras(config, screen)
+    assert (found.state, found.remedy) == ("bad", 'pip install "stepwell[mcp]"')
+    assert doctor_module._look_at_extras(Config(), screen) == []

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -26,38 +24,13 @@ from stepwell.events import (
 from stepwell.models.base import Model
 from stepwell.runs.replay import replay
 from stepwell.specs import RunSpec
-from stepwell.store.sqlite import SqliteStore
 from stepwell.tools.base import Toolbox
 from tests.support.audit import audit
-from tests.support.crash import ANSWER, BOOKED, CALLS, Case, pages, tools
-from tests.support.runs import OWNER, answer_of, chat_engine, end_of, events_of
+from tests.support.crash import ANSWER, BOOKED, CALLS, Case, carry_out, log_of, pages, tools
+from tests.support.runs import answer_of, chat_engine, end_of, events_of
 
 ROOT = Path(__file__).parents[2]
 WRITES = {what for calls in CALLS for name, what in calls if name == "note"}
-
-
-def carry_out(folder: Path, cases: list[Case]) -> dict[str, list[int]]:
-    """Carry cases out in processes forked from one that has imported everything; return how those ended."""
-    program = [sys.executable, "-m", "tests.support.crash", str(folder)]
-    done = subprocess.run(
-        program, input=json.dumps(cases), cwd=ROOT, capture_output=True, text=True, timeout=55, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    ends = dict(json.loads(line) for line in done.stdout.splitlines())
-    assert ends.keys() == {case.name for case in cases}, done.stderr
-    assert not done.stderr
-    return ends
-
-
-def log_of(folder: Path) -> list[Recorded]:
-    async def read() -> list[Recorded]:
-        store = SqliteStore(folder / "stepwell.db")
-        (info,) = await store.threads(OWNER)
-        events = await store.read(info.id)
-        await store.close()
-        return events
-
-    return asyncio.run(read())
 
 
 def check_ledger(folder: Path, log: list[Recorded]) -> Counter[str]:

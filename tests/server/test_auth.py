@@ -363,7 +363,7 @@ def test_a_page_of_an_origin_in_the_settings_can_call_from_its_browser(tmp_path:
         asked = {
             "origin": "https://friend.test",
             "access-control-request-method": "POST",
-            "access-control-request-headers": "authorization,content-type,idempotency-key,last-event-id",
+            "access-control-request-headers": "authorization,content-type,idempotency-key,last-event-id,mcp-session-id",
         }
         async with server.session.options(server.url + "/api/threads", headers=asked) as response:
             assert response.status == 200

@@ -30,7 +30,7 @@ class ResumeRequested(Event, frozen=True, gc=False, tag="resume_requested"):
 
 
 class Asked(Event, frozen=True, gc=False, tag="asked"):
-    """The run, or one of its agents, needs a person. The event's number names the question.
+    """The run, or one of its agents, needs a person, or its client. The event's number names the question.
 
     What an approval is about is the call as the log has it: no second copy of the arguments exists.
 

@@ -22,8 +22,8 @@ from stepwell.runs.service import RunService
 from stepwell.server import sse
 from stepwell.server.asking import JsonRoute, Key, json_response, once_of, run_headers
 from stepwell.server.auth import Caller, caller_of
-from stepwell.server.openai.chat import Awaited, Leave, Streamed
 from stepwell.server.openai.errors import openai_error
+from stepwell.server.openai.leaving import Awaited, Leave, Streamed
 from stepwell.server.openai.responses_events import Encoder
 from stepwell.server.openai.responses_frames import LAST, NOTHING, number
 from stepwell.server.openai.responses_input import ResponseBody, check_usable, read_input, spec_of

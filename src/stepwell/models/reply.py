@@ -11,7 +11,7 @@ from stepwell.models.base import CallPart, Delta, Failure
 from stepwell.models.chunk import KNOWN_FIELDS, Choice, Chunk, Function, Part, Piece, loosely, strictly
 from stepwell.models.failures import problem_inside
 from stepwell.models.sse import LIMIT, EventTooLong, SSEReader
-from stepwell.models.wire import clean, is_object
+from stepwell.models.wire import clean, clean_counting, is_object
 
 _STOPS: dict[str, StopReason] = {
     "length": "length",
@@ -34,6 +34,7 @@ _BLANK = b"\xef\xbb\xbf \t\r\n"
 """The bytes of a byte order mark and of white space: what may stand before a body."""
 
 _NOTHING = Chunk(choices=[])
+_DONE = b"[DONE]"
 
 
 class _Call:
@@ -56,10 +57,11 @@ class _Calls:
     a new call all the same if it brings another name, or the name again after the call's arguments were whole.
     """
 
-    __slots__ = ("_by_index", "_touched", "all")
+    __slots__ = ("_by_index", "_touched", "all", "replaced")
 
     def __init__(self) -> None:
         self.all: list[_Call] = []
+        self.replaced = 0
         self._by_index: dict[int, _Call] = {}
         self._touched: list[_Call] = []
 
@@ -86,11 +88,20 @@ class _Calls:
         waiting: list[_Call] = []
         for call in self._touched:
             if call.name or last:
-                parts.append(_call_part(call))
+                parts.append(self._part(call))
             else:
                 waiting.append(call)
         self._touched = waiting
         return tuple(parts)
+
+    def _part(self, call: _Call) -> CallPart:
+        text, replaced = clean_counting("".join(call.new))
+        self.replaced += replaced
+        call.new.clear()
+        if call.given:
+            return CallPart(call.index, arguments=text)
+        call.given = True
+        return CallPart(call.index, clean(call.id), clean(call.name), text)
 
     def _find(self, index: int | None, id: str) -> _Call | None:
         if index is not None:
@@ -106,15 +117,6 @@ def _opens_another(call: _Call, id: str, name: str, text: str) -> bool:
     if name != call.name:
         return True
     return bool(id or text.strip()) and is_object("".join(call.arguments))
-
-
-def _call_part(call: _Call) -> CallPart:
-    text = clean("".join(call.new))
-    call.new.clear()
-    if call.given:
-        return CallPart(call.index, arguments=text)
-    call.given = True
-    return CallPart(call.index, clean(call.id), clean(call.name), text)
 
 
 class ReplyReader:
@@ -139,6 +141,7 @@ class ReplyReader:
         self._thinking: list[str] = []
         self._calls = _Calls()
         self._usage: Usage | None = None
+        self._replaced = 0
         self.started = False
         """Whether any content was given out: text, thinking or a call."""
         self.done = False
@@ -196,13 +199,15 @@ class ReplyReader:
         elif failure is None and stop == "error":
             failure = Failure("server", f"The endpoint ended the reply with finish reason {self.finish!r}.")
         text, thinking, calls = self._take(last=True)
-        return Delta(text, thinking, calls, self._usage, failure, "error" if failure else stop)
+        replaced = self._replaced + self._calls.replaced
+        return Delta(text, thinking, calls, self._usage, failure, "error" if failure else stop, replaced=replaced)
 
     def _take(self, *, last: bool) -> tuple[str, str, tuple[CallPart, ...]]:
         text, thinking = "".join(self._text), "".join(self._thinking)
         self._text.clear()
         self._thinking.clear()
         if "\0" in text or "\0" in thinking:
+            self._replaced += text.count("\0") + thinking.count("\0")
             text, thinking = clean(text), clean(thinking)
         calls = self._calls.take(last=last) if self._calls.all else ()
         if text or thinking or calls:
@@ -231,6 +236,9 @@ class ReplyReader:
     def _read(self, events: list[bytes]) -> None:
         decode = self._decode
         for event in events:
+            if event == _DONE:
+                self.done = True
+                return
             try:
                 chunk = decode(event)
             except (ValueError, RecursionError):
@@ -279,7 +287,9 @@ class ReplyReader:
             self.done = True
         elif event.strip():
             try:
-                return loosely(event, self._thinking_field)
+                chunk, replaced = loosely(event, self._thinking_field)
+                self._replaced += replaced
+                return chunk
             except (ValueError, RecursionError):
                 shown = event[:_SHOWN].decode("utf-8", "replace")
                 self.fail(Failure("broken", f"The endpoint sent data that is no JSON object: {shown}"))

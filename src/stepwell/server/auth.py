@@ -82,6 +82,7 @@ class Gate:
     def __init__(self, app: ASGIApp, config: Config, store: Store, local_key: str = "", shape: Shape = _native) -> None:
         self._app, self._config, self._store, self._local_key = app, config, store, local_key
         self._shape = shape
+        self._names = {"127.0.0.1", "localhost", *map(str.lower, (config.host, *config.hosts))}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check one request and hand it on."""
@@ -113,7 +114,7 @@ class Gate:
     def _check_host(self, headers: Headers) -> None:
         sent = headers.getlist("host")
         name = _host_name(sent[0]) if len(sent) == 1 else ""
-        if not name or not (is_loopback(name) or name in map(str.lower, (self._config.host, *self._config.hosts))):
+        if not name or not (name in self._names or is_loopback(name)):
             shown = ", ".join(sent)[:100]
             raise Refusal(403, f"The host {shown!r} is not served here; add it to `hosts` in the settings.")
 

@@ -23,7 +23,8 @@ from stepwell.state import NEVER
 from stepwell.store.base import ApiKey, KeyUse, Spending, ThreadInfo, is_prefix
 
 _INSERT_EVENTS = "INSERT INTO events (id, time, run, path, body) VALUES "
-_COLUMNS = 5
+_INSERT_THREADS = "INSERT INTO threads (id, owner, title, created, expires, parent, forked) VALUES "
+_INSERT_RUNNING = "INSERT OR REPLACE INTO running (no, run) VALUES "
 _THREAD_BITS = ~0xFFFFFFFF
 """The part of an event's id that names its thread."""
 _HEADS = """
@@ -50,6 +51,12 @@ _ASKING = """
 SELECT t.id FROM questions q JOIN threads t ON t.no = q.thread WHERE t.owner = ?
 GROUP BY t.no ORDER BY min(q.time), t.no LIMIT ?
 """
+_FORGET_QUESTIONS = """
+DELETE FROM questions WHERE (thread, seq) IN (
+    SELECT q.thread, q.seq FROM json_each(?) run JOIN questions q ON q.thread = run.value ->> 0
+    WHERE q.seq BETWEEN run.value ->> 1 AND run.value ->> 2)
+"""
+"""What runs asked, each given as its thread and its first and last event."""
 _SPENT = """
 SELECT coalesce(sum(money), 0), coalesce(sum(tokens), 0), coalesce(sum(steps), 0), coalesce(sum(tool_calls), 0),
        coalesce(sum(milliseconds), 0)
@@ -111,44 +118,54 @@ def _number(db: apsw.Connection, thread: str) -> int | None:
 
 
 def append(db: apsw.Connection, jobs: Sequence[Wanted]) -> None:
-    """Append for many threads with few statements: at each one the writer lets other threads run."""
+    """Append for many threads with few statements: at each one the writer waits for its turn among busy threads."""
     ids = json.dumps(list({job.thread for job in jobs}))
     found = cast("list[tuple[str, int]]", db.execute(_HEADS, (ids,)).fetchall())
-    heads = dict(found)
+    admitted = _admit(db, jobs, {id: head & ~_THREAD_BITS for id, head in found})
+    numbers = {id: head >> 32 for id, head in found} | _make(db, [job.new for job in admitted if job.new is not None])
     rows: list[Any] = []
+    due = _Due()
+    for job in admitted:
+        no = numbers[job.thread]
+        rows += _rows(no, job.events)
+        if job.blobs:
+            _keep_blobs(db, no, job.blobs)
+        _derive(db, no, job.events, due)
+        if job.wake is not None:
+            due.wakes[no] = job.wake
+        if job.spent:
+            _keep_spending(db, no, job.spent)
+    _insert(db, _INSERT_EVENTS, 5, rows)
+    _keep_due(db, due)
+
+
+def _admit(db: apsw.Connection, jobs: Sequence[Wanted], seqs: dict[str, int]) -> list[Wanted]:
+    """Return the appends that fit the newest numbers; the others fail alone, before anything of them is written.
+
+    Args:
+        db: Where the keys of the admitted are noted.
+        jobs: In order.
+        seqs: The newest number of each thread that is there; it goes on with the jobs.
+    """
+    admitted: list[Wanted] = []
     for job in jobs:
         try:
-            head = heads[job.thread] = _admit(db, job, heads.get(job.thread))
-        except Conflict as error:  # checked before it wrote anything: it fails alone
+            _check(job, seqs.get(job.thread))
+            _use(db, job.key)
+        except Conflict as error:
             job.error = error
             continue
-        base = head & _THREAD_BITS
-        for r in job.events:
-            rows += (base + r.seq, r.time, r.run, r.path or None, r.body.decode())
-        heads[job.thread] = head + len(job.events)
-        if job.blobs:
-            _keep_blobs(db, base >> 32, job.blobs)
-        _derive(db, base >> 32, job.events)
-        if job.wake is not None:
-            _set_wake(db, base >> 32, job.wake)
-        if job.spent:
-            _keep_spending(db, base >> 32, job.spent)
-    _insert_events(db, rows)
+        seqs[job.thread] = job.expect + len(job.events)
+        admitted.append(job)
+    return admitted
 
 
-def _admit(db: apsw.Connection, job: Wanted, head: int | None) -> int:
-    """Check an append against the newest number, make its thread and note its key; return the head."""
-    new, key, thread = job.new, job.key, job.thread
-    if (head is None) != (new is not None):
-        raise Conflict(f"thread {thread} is gone" if new is None else f"thread {thread} is already there")
-    number = 0 if head is None else head & ~_THREAD_BITS
-    if number != job.expect:
-        raise Conflict(f"thread {thread} ends with event {number}, not {job.expect}")
-    _use(db, key)
-    if new is not None:
-        head = _make(db, new) << 32
-    assert head is not None
-    return head
+def _check(job: Wanted, seq: int | None) -> None:
+    if (seq is None) != (job.new is not None):
+        there = "is gone" if seq is None else "is already there"
+        raise Conflict(f"thread {job.thread} {there}")
+    if (seq or 0) != job.expect:
+        raise Conflict(f"thread {job.thread} ends with event {seq or 0}, not {job.expect}")
 
 
 def _use(db: apsw.Connection, key: KeyUse | None) -> None:
@@ -162,11 +179,14 @@ def _use(db: apsw.Connection, key: KeyUse | None) -> None:
         raise Conflict(f"the idempotency key {key.key!r} was used") from error
 
 
-def _make(db: apsw.Connection, new: ThreadInfo) -> int:
-    sql = """INSERT INTO threads (id, owner, title, created, expires, parent, forked)
-             VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING no"""
-    values = (new.id, new.owner, new.title, new.created, new.expires, new.parent, new.forked)
-    return int(db.execute(sql, values).get)
+def _make(db: apsw.Connection, new: Sequence[ThreadInfo]) -> dict[str, int]:
+    """Make threads and return their numbers."""
+    values = [
+        field
+        for each in new
+        for field in (each.id, each.owner, each.title, each.created, each.expires, each.parent, each.forked)
+    ]
+    return dict(_insert(db, _INSERT_THREADS, 7, values, " RETURNING id, no"))
 
 
 def fork(
@@ -178,46 +198,84 @@ def fork(
     if parent is None or (upto and last is None) or _number(db, new.id) is not None:
         raise Conflict(f"thread {thread} has no event {upto}")
     _use(db, key)
-    no = _make(db, new)
+    no = _make(db, [new])[new.id]
     db.execute(_COPY, (parent, no, upto))
     if _has(db, "blobs"):
         db.execute(_SHARE, (parent, no, upto))
+    due = _Due()
     if new.run:
-        db.execute("INSERT INTO running (no, run, wake) VALUES (?, ?, 0)", (no, new.run))
-    rows: list[Any] = []
-    for r in events:
-        rows += ((no << 32) + r.seq, r.time, r.run, r.path or None, r.body.decode())
-    _insert_events(db, rows)
-    _derive(db, no, events)
+        due.runs[no] = new.run
+    _derive(db, no, events, due)
+    _insert(db, _INSERT_EVENTS, 5, _rows(no, events))
+    _keep_due(db, due)
 
 
-def _insert_events(db: apsw.Connection, values: list[Any]) -> None:
+def _rows(no: int, events: Sequence[Recorded]) -> list[Any]:
+    """Return the columns of events, one after another."""
+    base = no << 32
+    return [field for r in events for field in (base + r.seq, r.time, r.run, r.path or None, r.body.decode())]
+
+
+def _insert(db: apsw.Connection, sql: str, columns: int, values: list[Any], returning: str = "") -> list[Any]:
     """Insert rows with one statement for 64, 32, … 1 of them, so that few texts of statements are kept."""
-    start, size = 0, 64
+    start, size, returned = 0, 64, list[Any]()
+    row = f"({', '.join('?' * columns)})"
     while start < len(values):
-        while size * _COLUMNS > len(values) - start:
+        while size * columns > len(values) - start:
             size //= 2
-        end = start + size * _COLUMNS
-        db.execute(_INSERT_EVENTS + ", ".join(["(?, ?, ?, ?, ?)"] * size), values[start:end])
+        end = start + size * columns
+        returned += db.execute(sql + ", ".join([row] * size) + returning, values[start:end])
         start = end
+    return returned
+
+
+class _Due:
+    """What the appends of one transaction change of when threads have work, by their numbers.
+
+    Attributes:
+        runs: The open run, or 0 where it has ended.
+        wakes: A time that the start or end of a run does not say.
+        over: Thread, first and last event of runs whose questions nobody needs answered any more.
+    """
+
+    __slots__ = ("over", "runs", "wakes")
+
+    def __init__(self) -> None:
+        self.runs: dict[int, int] = {}
+        self.wakes: dict[int, int] = {}
+        self.over: list[tuple[int, int, int]] = []
+
+    def set_run(self, no: int, run: int) -> None:
+        self.runs[no] = run
+        self.wakes.pop(no, None)
+
+
+def _keep_due(db: apsw.Connection, due: _Due) -> None:
+    if ended := [no for no, run in due.runs.items() if not run]:
+        db.execute("DELETE FROM running WHERE no IN (SELECT value FROM json_each(?))", (json.dumps(ended),))
+    _insert(db, _INSERT_RUNNING, 2, [field for no, run in due.runs.items() if run for field in (no, run)])
+    for no, wake in due.wakes.items():
+        _set_wake(db, no, wake)
+    if due.over and _has(db, "questions"):
+        db.execute(_FORGET_QUESTIONS, (json.dumps(due.over),))
 
 
 _DERIVED = frozenset({RunStarted, RunEnded, TitleChanged, Asked, Answered})
 """Events that more is kept of than themselves."""
 
 
-def _derive(db: apsw.Connection, no: int, events: Sequence[Recorded]) -> None:
+def _derive(db: apsw.Connection, no: int, events: Sequence[Recorded], due: _Due) -> None:
     """Keep the derived columns in step with the events, in their transaction."""
     for recorded in events:
         if type(recorded.event) not in _DERIVED:
             continue
         match recorded.event:
             case RunStarted():
-                db.execute("INSERT OR REPLACE INTO running (no, run, wake) VALUES (?, ?, 0)", (no, recorded.seq))
+                due.set_run(no, recorded.seq)
             case RunEnded(cause=cause):
-                db.execute("DELETE FROM running WHERE no = ?", (no,))
-                if cause != "question" and _has(db, "questions"):  # nobody needs answers to what it has asked
-                    db.execute("DELETE FROM questions WHERE thread = ? AND seq > ?", (no, recorded.run))
+                due.set_run(no, 0)
+                if cause != "question":
+                    due.over.append((no, recorded.run, recorded.seq))
             case TitleChanged(title=title):
                 db.execute("UPDATE threads SET title = ? WHERE no = ?", (title, no))
             case Asked(until=until):

@@ -231,7 +231,7 @@ def test_the_page_of_the_command_line_has_every_command_and_option_and_no_others
 def test_every_command_that_a_page_names_exists() -> None:
     commands = commands_of(get_command(_app("en")), "stepwell")
     words = {tuple(name.split()[1:]) for name in commands}
-    named = each_page(r"scripts/stepwell ([a-z]+(?: (?:add|list|revoke|confirm))?)")
+    named = each_page(r"scripts/stepwell ([a-z]+(?: (?:add|list|revoke|confirm|login))?)")
     assert ("README.md", "keys add") in {(page.name, command) for page, command in named}
     assert [f"{page.name}: {command}" for page, command in named if tuple(command.split()) not in words] == []
 

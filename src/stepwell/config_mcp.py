@@ -49,12 +49,18 @@ class McpSettings(_Section):
     """Headers of each request."""
     headers_env: dict[str, str] = {}
     """Headers whose values are in variables: the name of the variable by that of the header."""
+    oauth: bool = False
+    """Whether a person logs in at the server at `url`, by `stepwell mcp login`."""
+    oauth_hosts: Names = []
+    """Hosts, or `host:port`, that may take part in the login though they are not public or not HTTPS."""
     tools: Names | None = None
     """Names of its tools that are used, as the server has them; empty: all."""
     effects: dict[str, Literal["pure", "idempotent", "write"]] = {}
     """What running a tool twice does, by the tool's name; `write` for all others."""
     trust_hints: bool = False
     """Whether what the server says of its tools' effects is believed."""
+    resources: bool = False
+    """Whether agents may list and read its resources, by two tools more."""
     timeout: float = Field(default=60.0, gt=0)
     """Seconds for one call; time in which a person is asked does not count."""
 
@@ -64,9 +70,13 @@ class McpSettings(_Section):
             raise ValueError("set either `command`, the program to start, or `url`, the address of a server")
         if self.url and not is_address(self.url):
             raise ValueError("url must be the address of a server, such as http://127.0.0.1:9000/mcp")
-        wrong = {"args", "env", "env_pass", "cwd"} if self.url else {"headers", "headers_env"}
+        of_url = {"headers", "headers_env", "oauth", "oauth_hosts"}
+        wrong = {"args", "env", "env_pass", "cwd"} if self.url else of_url
         if misplaced := sorted(wrong & self.model_fields_set):
             raise ValueError(f"{', '.join(misplaced)} cannot go with {'`url`' if self.url else '`command`'}; remove it")
+        parts = urlsplit(self.url)
+        if self.oauth and parts.scheme != "https" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+            raise ValueError("url must begin with https:// where oauth is on, for requests bring a token")
         return self
 
     def environment(self, own: Mapping[str, str]) -> dict[str, str]:

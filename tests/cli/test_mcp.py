@@ -11,9 +11,11 @@ import pytest
 
 from stepwell.tools.mcp.base import Offer, define
 from stepwell.tools.mcp.pins import Pins
-from tests.cli.running import Cli
+from tests.cli.running import WAIT, Cli, finish
 from tests.support.endpoint import Endpoint, text, tool_calls
+from tests.support.mcp_sdk_server import COMMAND as SDK
 from tests.support.mcp_servers import command
+from tests.tools.mcp.test_login import browse, login_server
 
 
 def settings(file: Path, told: Path) -> None:
@@ -69,6 +71,48 @@ def test_a_run_of_the_command_line_calls_a_tool_and_leaves_no_process(tmp_path: 
             cli = Cli(tmp_path, STEPWELL_MCP=json.dumps({"s": values})).at(endpoint.base_url)
             assert (await cli.run("ask", "Say it.")).out.endswith("Done.\n")
             assert (await endpoint.request(1)).body["messages"][-1]["content"] == "heard"
+
+    asyncio.run(main())
+
+
+def test_a_person_logs_in_at_a_server_and_no_token_is_shown(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            login_server() as url,
+            Endpoint([tool_calls(("c0", "s__renewed", ["{}"])), text("Done.")]) as endpoint,
+        ):
+            values = {"url": url, "oauth": True, "effects": {"renewed": "pure"}}
+            cli = Cli(tmp_path, STEPWELL_MCP=json.dumps({"s": values, "t": {"command": "x"}})).at(endpoint.base_url)
+            logging_in = await cli.start("mcp", "login", "s")
+            assert logging_in.stdout is not None
+            async with asyncio.timeout(WAIT):
+                address = (await logging_in.stdout.readline()).decode().strip()
+                assert (await browse(address)).status_code == 200
+            done = await finish(logging_in)
+            assert (done.code, done.out) == (0, "")
+            assert "Open this address" in done.err
+            assert "Logged in at s." in done.err
+            assert (await cli.run("ask", "Go.")).out == "Done.\n"
+            assert (await endpoint.request(1)).body["messages"][-1]["content"] == "0"
+            kept = (cli.data / "mcp_logins" / "s.json").read_text()
+            token = json.loads(kept)["access"]
+            stored = b"".join(each.read_bytes() for each in cli.data.glob("*") if each.is_file())
+            assert token.encode() not in stored + (done.out + done.err).encode()
+            off = await cli.run("mcp", "login", "t")
+            assert (off.code, "mcp.t.oauth is off; switch it on" in off.err) == (1, True)
+
+    asyncio.run(main())
+
+
+def test_prompts_of_a_server_are_listed(tmp_path: Path) -> None:
+    async def main() -> None:
+        program, *rest = SDK
+        async with Endpoint([text("Hello.")]) as endpoint:
+            cli = Cli(tmp_path, STEPWELL_MCP=json.dumps({"s": {"command": program, "args": rest}}))
+            assert (await cli.at(endpoint.base_url).run("ask", "Hi")).out == "Hello.\n"
+        rows = [line.split("\t") for line in (await cli.run("mcp", "list")).out.splitlines()]
+        assert ["s", "greet", "prompt, for people", "", "Greet somebody."] in rows
+        assert "read_resource" not in [row[1] for row in rows]
 
     asyncio.run(main())
 

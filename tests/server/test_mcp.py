@@ -17,6 +17,7 @@ from mcp.client.session import ClientRequestContext
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
+from stepwell.events import Answered
 from stepwell.questions import DECISIONS, QuestionKind
 from stepwell.runs.people import QuestionInfo
 from stepwell.server.mcp.questions import Decided, decided, form_of
@@ -32,6 +33,8 @@ HELLO = {
     "method": "initialize",
     "params": {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}},
 }
+HUMAN: dict[str, Any] = {"ask_human": {"enabled": True}}
+APPROVE: dict[str, Any] = {"decision": "approve"}
 ASKED: dict[str, Any] = {"approvals": {"rules": [{"decision": "ask", "tool": "calculate"}]}}
 
 
@@ -126,6 +129,74 @@ def test_a_question_of_the_run_is_put_to_the_person_behind_the_client(
             assert (sent == "2") is ran
             if content and "reason" in content:
                 assert "Too dear." in sent
+
+    asyncio.run(main())
+
+
+TWO = tool_calls(("c0", "calculate", ['{"query": "1+1"}']), ("c1", "calculate", ['{"query": "2+2"}']))
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("second", "decisions", "results"),
+    [
+        ({"decision": "approve"}, ["approve", "approve"], ["2", "4"]),
+        ({"decision": "nonsense"}, ["approve", "deny"], ["2", "Not run: "]),
+    ],
+)
+def test_questions_that_are_open_at_once_are_each_answered_and_in_one_step_where_they_come_together(
+    tmp_path: Path, mode: str, second: Any, decisions: list[str], results: list[str]
+) -> None:
+    async def main() -> None:
+        asked: list[str] = []
+
+        async def elicit(
+            context: ClientRequestContext, params: types.ElicitRequestParams
+        ) -> types.ElicitResult | types.ErrorData:
+            asked.append(params.message)
+            return types.ElicitResult(action="accept", content=second if "2+2" in params.message else APPROVE)
+
+        async with (
+            Endpoint([TWO, text("Done.")]) as endpoint,
+            serving(tmp_path, models=scripted(endpoint), **ON, **ASKED) as server,
+            client_of(server, mode, elicitation_callback=elicit) as client,
+        ):
+            result = await client.call_tool("ask_default", {"message": "1+1 and 2+2?"})
+            assert words(result) == "Done."
+            assert len(asked) == 2
+            events = await server.service.store.read(result.structured_content["thread"])
+            answers = [(each.seq, each.event) for each in events if isinstance(each.event, Answered)]
+            assert sorted(each.decision for _, each in answers) == decisions
+            if mode == "auto":
+                assert answers[1][0] == answers[0][0] + 1
+            sent = (await endpoint.request(1)).body["messages"][-2:]
+            assert [each["content"][: len(told)] for each, told in zip(sent, results, strict=True)] == results
+
+    asyncio.run(main())
+
+
+def test_a_question_that_needs_an_answer_and_has_none_cancels_the_run_and_allows_nothing_else(tmp_path: Path) -> None:
+    async def main() -> None:
+        async def elicit(
+            context: ClientRequestContext, params: types.ElicitRequestParams
+        ) -> types.ElicitResult | types.ErrorData:
+            approves = "1+1" in params.message
+            return types.ElicitResult(action="accept" if approves else "decline", content=APPROVE if approves else None)
+
+        asks = tool_calls(("c0", "calculate", ['{"query": "1+1"}']), ("c1", "ask_human", ['{"question": "Why?"}']))
+        async with (
+            Endpoint([asks]) as endpoint,
+            serving(tmp_path, models=scripted(endpoint), tools=HUMAN, **ON, **ASKED) as server,
+            client_of(server, "auto", elicitation_callback=elicit) as client,
+        ):
+            result = await client.call_tool("ask_default", {"message": "1+1, and why?"})
+            assert result.is_error
+            assert "cancelled" in words(result)
+            (thread,) = await server.service.threads("local")
+            events = await server.service.store.read(thread.id)
+            assert not [
+                each for each in events if isinstance(each.event, Answered) and each.event.decision == "approve"
+            ]
 
     asyncio.run(main())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,15 +16,16 @@ import psutil
 from stepwell.events import Answered
 from stepwell.questions import Inquiry
 from stepwell.tools.base import Prepared, Toolbox, ToolContext, ToolResult
-from stepwell.tools.mcp.base import Offer, ServerSpec
+from stepwell.tools.mcp.base import Does, Offer, ServerSpec
 from stepwell.tools.mcp.pins import Pins
 from stepwell.tools.mcp.server import McpServer
-from stepwell.tools.mcp.tool import McpTool
+from stepwell.tools.mcp.tool import McpTool, of_resources
 from tests.support.mcp_servers import command
 from tests.tools.running import context, sent
 
 WAIT = 20.0
 """Seconds that any one wait may take."""
+DOES: dict[str, Does] = {"list_resources": "list", "read_resource": "read"}
 BASIC = {"PATH": "/usr/bin:/bin", "HOME": "/tmp"}
 
 Ask = Callable[[Inquiry], Awaitable[Answered | None]]
@@ -63,16 +65,15 @@ class Kept:
 
     @property
     def box(self) -> Toolbox:
-        """Its pinned tools."""
-        return Toolbox(
-            [
-                McpTool(self.spec, name, definition, self._call, self.pins)
-                for name, definition in self.pins.tools(self.spec.name).items()
-            ]
-        )
+        """Its pinned tools, and those of its resources where they are on."""
+        pinned, ours = self.pins.tools(self.spec.name).items(), of_resources(self.spec.name)
+        tools = [McpTool(self.spec, name, definition, self._call, self.pins) for name, definition in pinned]
+        if self.spec.resources:
+            tools += [McpTool(self.spec, name, ours[name], self._call, self.pins, does) for name, does in DOES.items()]
+        return Toolbox(tools)
 
     async def _call(self, tool: McpTool, arguments: dict[str, Any], context: ToolContext) -> ToolResult:
-        return await self.server.call(tool.name, arguments, context, tool.effect, tool.check)
+        return await self.server.call(tool.name, arguments, context, tool.effect, tool.check, tool.does)
 
     async def call(
         self,
@@ -105,6 +106,25 @@ async def kept(mode: str, folder: Path, *arguments: str, start: bool = True, **m
     finally:
         async with asyncio.timeout(WAIT):
             await made.server.close()
+
+
+@asynccontextmanager
+async def holdups() -> AsyncGenerator[Callable[[], float]]:
+    """Watch the event loop while the block runs; yield what tells the longest hold-up, in seconds."""
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(0.001)
+            longest = max(longest, time.perf_counter() - began)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield lambda: longest
+    finally:
+        watching.cancel()
 
 
 def logged(caplog: Any) -> str:

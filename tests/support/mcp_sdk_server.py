@@ -60,6 +60,26 @@ def echo_header(context: Context) -> str:
     return str((context.headers or {}).get("x-secret"))
 
 
+@server.resource("note://today", name="today", description="What is on.", mime_type="text/plain")
+def today() -> str:
+    return "Nothing."
+
+
+@server.resource("note://dot", name="dot", mime_type="image/png")
+def dot_again() -> bytes:
+    return base64.b64decode(DOT)
+
+
+@server.resource("note://days/{day}", name="day")
+def of_day(day: str) -> str:
+    return f"Nothing on {day}."
+
+
+@server.prompt(description="Greet somebody.")
+def greet(name: str) -> str:
+    return f"Say hello to {name}."
+
+
 if __name__ == "__main__":
     if sys.argv[1:]:
         server.run("streamable-http", port=int(sys.argv[1]))

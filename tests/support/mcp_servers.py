@@ -187,19 +187,101 @@ def hangs(file: str = "") -> None:
     server.serve()
 
 
-def huge() -> None:
-    """Answer a call with one line of more bytes than anybody takes."""
+def huge(place: str = "first") -> None:
+    """Answer `much` with as many MB as it is told, `values` with as many numbers, `endless` with a line without end.
+
+    The id stands where `place` says: first, last, or nowhere that can be found.
+    """
+
+    def line(id: Any, result: Callable[[], None]) -> None:
+        head, tail = {
+            "first": (f'{{"jsonrpc":"2.0","id":{id},"result":', "}"),
+            "last": ('{"result":', f',"id":{id},"jsonrpc":"2.0"}}'),
+            "nowhere": ('{"result":', f',"id":{id},"jsonrpc":"2.0","more":{{"a":[1]}}}}'),
+        }[place]
+        sys.stdout.write(head)
+        result()
+        sys.stdout.write(tail + "\n")
+        sys.stdout.flush()
+
+    def much(count: int) -> None:
+        sys.stdout.write('{"content":[{"type":"text","text":"')
+        for _ in range(count):
+            sys.stdout.write("x" * (1 << 20))
+        sys.stdout.write('"}]}')
+
+    def values(count: int) -> None:
+        sys.stdout.write('{"content":[],"structuredContent":{"a":[' + "0," * (count - 1) + "0]}}")
+
+    class Huge(Plain):
+        def got(self, message: Object) -> None:
+            params = message.get("params") or {}
+            match params.get("name"):
+                case "much":
+                    line(message["id"], lambda: much(int(params["arguments"]["text"])))
+                case "values":
+                    line(message["id"], lambda: values(int(params["arguments"]["text"])))
+                case "endless":
+                    line(message["id"], lambda: much(1 << 30))
+                case _:
+                    super().got(message)
+
+    server = Huge()
+    server.tools |= {name: ("", TEXT, lambda _: {}) for name in ("much", "values", "endless")}
+    server.serve()
+
+
+def resourceful(what: str = "") -> None:
+    """Have resources in pages, and no tools; `own` has a tool by the name of ours, `broken` answers what is no list."""
+
+    class Resourceful(Plain):
+        def got(self, message: Object) -> None:
+            params = message.get("params") or {}
+            unknown = {"error": {"code": -32601, "message": "What?"}}
+            match message.get("method"):
+                case "initialize":
+                    able = {"resources": {}, "prompts": {}, **({"tools": {}} if what == "own" else {})}
+                    told = {"protocolVersion": params["protocolVersion"], "capabilities": able}
+                    info = {"serverInfo": {"name": "resourceful", "version": "1"}}
+                    write({"id": message["id"], "result": {**told, **info}})
+                case "tools/list" if what == "own":
+                    tools = [{"name": "list_resources", "description": "Its own.", "inputSchema": NONE}]
+                    write({"id": message["id"], "result": {"tools": tools}})
+                case "resources/list" if what == "broken":
+                    write({"id": message["id"], "result": {"resources": 5}})
+                case "resources/list":
+                    first = int(params.get("cursor", 0))
+                    listed = [{"uri": f"n://{each}", "name": f"n\u202e{each}"} for each in range(first, first + 600)]
+                    more = {"nextCursor": "600"} if not first else {}
+                    write({"id": message["id"], "result": {"resources": listed, **more}})
+                case "resources/read" if params["uri"] == "n://none":
+                    write({"id": message["id"], "error": {"code": -32002, "message": "No such resource."}})
+                case "resources/read":
+                    kinds: dict[str, list[Object]] = {
+                        "n://empty": [],
+                        "n://data": [{"uri": "n://data", "blob": "AAECAw==", "mimeType": "application/zip"}],
+                        "n://wrong": [{"uri": "n://wrong", "blob": "%%%", "mimeType": "image/png"}],
+                        "n://two": [{"uri": "n://two/1", "text": "one"}, {"uri": "n://two/2", "text": "two"}],
+                        "n://much": [{"uri": "n://much", "text": "x" * (40 << 20)}],
+                    }
+                    write({"id": message["id"], "result": {"contents": kinds[params["uri"]]}})
+                case "tools/list" | "resources/templates/list" | "prompts/list":
+                    write({"id": message["id"], **unknown})
+                case _:
+                    super().got(message)
+
+    Resourceful().serve()
+
+
+def freezes() -> None:
+    """Answer nothing any more, not even a ping, after a call of `freeze`."""
     server = Plain()
 
-    def much(arguments: Object) -> Object:
-        sys.stdout.write('{"jsonrpc":"2.0","id":1,"result":"')
-        part = "x" * (1 << 20)
-        for _ in range(int(arguments["text"])):
-            sys.stdout.write(part)
-        return text("")
+    def freeze(_: Object) -> Object:
+        while True:
+            time.sleep(1)
 
-    server.tools["much"] = ("", TEXT, much)
-    server.tools["big"] = ("", TEXT, lambda arguments: text("y" * int(arguments["text"])))
+    server.tools["freeze"] = ("", NONE, freeze)
     server.serve()
 
 

@@ -224,6 +224,50 @@ def test_an_allow_list_and_a_disabled_server_leave_tools_out(tmp_path: Path) -> 
     asyncio.run(main())
 
 
+def test_resources_are_offered_where_the_settings_say_so_and_read_without_asking(tmp_path: Path) -> None:
+    async def main() -> None:
+        off, on = mcp("resourceful"), mcp("resourceful", resources=True, effects={"list_resources": "write"})
+        async with serving(tmp_path, mcp={"s": off}) as server:
+            assert await tools_of(server) == {}
+        read = calls("s__read_resource", uri="n://two/2")
+        async with Endpoint([calls("s__read_resource", uri="n://empty"), text("Done."), read, text("No.")]) as endpoint:
+            settings: Any = {"models": scripted(endpoint)}
+            async with serving(tmp_path, mcp={"s": on}, **settings) as server:
+                expected = {"s__list_resources": "write", "s__read_resource": "pure"}
+                assert await tools_of(server) == expected
+                thread, number = await run(server)
+                await server.ended(thread, number)
+                (began,) = await events(server, thread, ToolStarted)
+                assert (began.name, began.effect, began.untrusted) == ("s__read_resource", "pure", True)
+                (ended,) = await events(server, thread, ToolEnded)
+                assert (ended.content, ended.status) == ("The resource is empty.", "ok")
+                stored = await server.service.events("local", thread)
+                rows = {row.tool: (row.state, row.effect) for row in mcp_rows(server.config, "s") or ()}
+                assert rows == {"list_resources": ("on", "write"), "read_resource": ("on", "pure")}
+            async with serving(tmp_path, mcp={"s": off}, **settings) as server:
+                assert await tools_of(server) == {}
+                assert await replay(stored, ConfigParts(server.config), thread) is None
+                thread, number = await run(server)
+                await server.ended(thread, number)
+                (ended,) = await events(server, thread, ToolEnded)
+                assert ended.status != "ok"
+
+    asyncio.run(main())
+
+
+def test_a_tool_of_the_server_comes_before_ours_of_its_name(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path, mcp={"s": mcp("resourceful", "own", resources=True)}) as server:
+            _, body = await server.call("GET", "/api/tools")
+            told = {each["name"]: each["description"] for each in body["tools"] if each["name"].startswith("s__")}
+            assert told == {
+                "s__list_resources": "Its own.",
+                "s__read_resource": "Read a resource of the server s by its address.",
+            }
+
+    asyncio.run(main())
+
+
 def test_a_missing_variable_stops_the_start_and_names_it(tmp_path: Path) -> None:
     async def main() -> None:
         with pytest.raises(ConfigError, match=r"mcp\.s\.env_pass: the variable NO_SUCH_TOKEN is not set"):
@@ -241,6 +285,8 @@ def test_a_missing_variable_stops_the_start_and_names_it(tmp_path: Path) -> None
         ({"url": "ftp://a/"}, "url must be the address"),
         ({"url": "http://a/", "args": ["x"]}, "args cannot go with `url`"),
         ({"command": "x", "headers": {"a": "b"}}, "headers cannot go with `command`"),
+        ({"command": "x", "oauth": True}, "oauth cannot go with `command`"),
+        ({"url": "http://a/", "oauth": True}, "url must begin with https:// where oauth is on"),
         ({"command": "x", "effects": {"a": "none"}}, "effects"),
         ({"command": "x", "comand": "y"}, "comand"),
     ],

@@ -302,3 +302,11 @@ def _add_mcp(app: typer.Typer, say: Say) -> None:
         data: Annotated[Path | None, folder] = None,
     ) -> None:
         _run("mcp", config, data, action="confirm", server=server, tool=tool)
+
+    @servers.command(help=say("help_mcp_login"))
+    def login(  # pyright: ignore[reportUnusedFunction]
+        server: Annotated[str, typer.Argument(help=say("help_mcp_server"))],
+        config: Annotated[Path | None, file] = None,
+        data: Annotated[Path | None, folder] = None,
+    ) -> None:
+        _run("mcp", config, data, action="login", server=server)

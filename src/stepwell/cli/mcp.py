@@ -1,31 +1,44 @@
-"""`stepwell mcp`: lists the tools of MCP servers as they are pinned, and switches those on that are others than before.
+"""`stepwell mcp`: lists the tools of MCP servers, switches on those that changed, and has a person log in at a server.
 
-It connects to no server: what servers say was written down by whoever was connected.
+Lists come from what was written down by whoever was connected; only a login speaks to a server.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sys
 
 from stepwell.cli.screen import Screen, short
 from stepwell.cli.sources import Sources
 from stepwell.config import Config
 from stepwell.errors import NotFound
-from stepwell.wiring.mcp import McpRow, mcp_confirm, mcp_rows
+from stepwell.wiring.mcp import McpRow, mcp_confirm, mcp_login, mcp_prompts, mcp_rows
 
 SHOWN = 100
 """Characters of what a server says of a tool that a person is shown in a list."""
 
 
 def run(screen: Screen, sources: Sources, *, action: str, server: str = "", tool: str = "") -> int:
-    """Do what is asked: `list` the tools, or `confirm` those of a server, or one of them; return 0."""
+    """Do what is asked: `list` the tools and prompts, `confirm` those of a server, or one of them, or `login` there."""
     config = sources.config(screen)
     if action == "list":
         return _list(screen, config)
     if server not in config.mcp:
         known = ", ".join(config.mcp) or "-"
         raise NotFound(screen.say("mcp_no_server", name=repr(server), known=known), "server")
+    if action == "login":
+        return _login(screen, config, server)
     return _confirm(screen, config, server, tool)
+
+
+def _login(screen: Screen, config: Config, server: str) -> int:
+    def show(address: str) -> None:
+        screen.aside(screen.say("mcp_open") + "\n")
+        screen.line(address, "strong")
+
+    asyncio.run(mcp_login(config, server, show))
+    screen.note(screen.say("mcp_logged_in", server=server))
+    return 0
 
 
 def _list(screen: Screen, config: Config) -> int:
@@ -40,6 +53,8 @@ def _list(screen: Screen, config: Config) -> int:
         for row in rows or ():
             said = short(row.said, SHOWN) if screen.watched else row.said
             shown.append((name, row.tool, screen.say(f"mcp_{row.state}"), row.effect, said))
+        prompts = mcp_prompts(config, name)
+        shown += [(name, prompt, screen.say("mcp_prompt"), "", said) for prompt, said in sorted(prompts.items())]
     columns = ("server", "tool", "state", "effect", "said")
     screen.table([screen.say(f"column_{name}") for name in columns], shown)
     return 0

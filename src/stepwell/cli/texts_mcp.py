@@ -15,6 +15,15 @@ MCP = MappingProxyType(
             "Switch tools on that are new or say something else than before, as they are now.",
             "启用新增的或内容有变的工具，以其现在的内容为准。",
         ),
+        "help_mcp_login": (
+            "Log in at a server that asks for it, in a browser on this machine.",
+            "在本机浏览器中登录需要登录的服务器。",
+        ),
+        "mcp_open": (
+            "Open this address in a browser on this machine, and log in:",
+            "请在本机浏览器中打开此地址并登录：",
+        ),
+        "mcp_logged_in": ("Logged in at {server}.", "已登录 {server}。"),
         "help_mcp_server": ("Name of a server in the settings.", "设置中服务器的名称。"),
         "help_mcp_tool": ("Name of one of its tools; all of them without it.", "其中一个工具的名称；不给则为全部。"),
         "mcp_none": ("The settings name no MCP server.", "设置中没有 MCP 服务器。"),
@@ -25,6 +34,7 @@ MCP = MappingProxyType(
         "mcp_changed": ("changed, off", "有变，停用"),
         "mcp_new": ("new, off", "新增，停用"),
         "mcp_refused": ("left out", "不可用"),
+        "mcp_prompt": ("prompt, for people", "提示词，供人参考"),
         "mcp_nothing": ("Nothing of {server} waits to be confirmed.", "{server} 没有待确认的内容。"),
         "mcp_before": ("before: {said}", "原来：{said}"),
         "mcp_now": ("now:    {said}", "现在：{said}"),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -16,9 +17,10 @@ from stepwell.config import Config
 from stepwell.config_mcp import McpSettings
 from stepwell.errors import ConfigError, ToolError
 from stepwell.tools.base import ToolContext, ToolResult
-from stepwell.tools.mcp.base import LISTING, Definition, Offer, ServerSpec, effect_of, tool_name
+from stepwell.tools.mcp.base import LIST, LISTING, READ, Definition, Does, Offer, ServerSpec, effect_of
+from stepwell.tools.mcp.grants import file_of
 from stepwell.tools.mcp.pins import Pins
-from stepwell.tools.mcp.tool import McpTool
+from stepwell.tools.mcp.tool import McpTool, of_resources
 
 if TYPE_CHECKING:
     from stepwell.tools.mcp.server import McpServer
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 STARTING = LISTING + 2.0
 """Seconds that a start waits for servers that were never seen: their listing, and a program's start."""
 
+_DOES: MappingProxyType[str, Does] = MappingProxyType({LIST: "list", READ: "read"})
 _log = logging.getLogger("stepwell.mcp")
 
 
@@ -60,12 +63,14 @@ class McpTools:
         self._stale = False
         made = [each for name, settings in self._config.mcp.items() for each in self._tools(name, settings)]
         self._known = {each.spec.name: each for each in made}
-        self._on = {
-            name: each
-            for name, each in self._known.items()
-            if self._config.mcp[each.server].enabled and self._pins.is_on(each.server, each.name)
-        }
+        self._on = {name: each for name, each in self._known.items() if self._is_on(each)}
         return True
+
+    def _is_on(self, tool: McpTool) -> bool:
+        settings = self._config.mcp[tool.server]
+        if not settings.enabled:
+            return False
+        return self._pins.is_on(tool.server, tool.name) if tool.does == "call" else settings.resources
 
     @property
     def known(self) -> Mapping[str, McpTool]:
@@ -83,22 +88,29 @@ class McpTools:
 
     def _tools(self, name: str, settings: McpSettings) -> list[McpTool]:
         spec = _told(name, settings)
-        wanted = self._pins.tools(name)
-        found: list[McpTool] = []
-        for tool, definition in wanted.items():
-            if settings.tools is not None and tool not in settings.tools:
-                continue
-            if tool_name(name, tool) in self._taken:
-                _log.warning("mcp.%s: there is another tool named %s; it is left out", name, tool_name(name, tool))
-                continue
-            found.append(McpTool(spec, tool, definition, self._call, self._pins))
-        return found
+        pinned = self._pins.tools(name)
+        wanted = {tool: each for tool, each in pinned.items() if settings.tools is None or tool in settings.tools}
+        found = [McpTool(spec, tool, each, self._call, self._pins) for tool, each in wanted.items()]
+        found += [each for each in self._of_resources(name, spec) if each.name not in pinned]
+        for taken in [each.spec.name for each in found if each.spec.name in self._taken]:
+            _log.warning("mcp.%s: there is another tool named %s; it is left out", name, taken)
+        return [each for each in found if each.spec.name not in self._taken]
+
+    def _of_resources(self, name: str, spec: ServerSpec) -> list[McpTool]:
+        """Return the tools of a server's resources, also where they are off: a stored run may name them."""
+        seen = self._pins.server(name)
+        if seen is None or not seen.resources:
+            return []
+        spec, told = _of_own(spec), of_resources(name)
+        return [McpTool(spec, tool, told[tool], self._call, self._pins, does) for tool, does in _DOES.items()]
 
     async def _call(self, tool: McpTool, arguments: dict[str, Any], context: ToolContext) -> ToolResult:
         if not self._config.mcp[tool.server].enabled:
             raise ToolError(f"The MCP server {tool.server} is switched off in the settings.")
+        if tool.does != "call" and not self._config.mcp[tool.server].resources:
+            raise ToolError(f"Resources of the MCP server {tool.server} are switched off in the settings.")
         server = await self._server(tool.server)
-        return await server.call(tool.name, arguments, context, tool.effect, tool.check)
+        return await server.call(tool.name, arguments, context, tool.effect, tool.check, tool.does)
 
     async def _server(self, name: str) -> McpServer:
         if name not in self._servers:
@@ -202,7 +214,44 @@ def mcp_rows(config: Config, server: str) -> list[McpRow] | None:
         before = _said(pin.pinned) if pin.pinned is not None and pin.offered is not None else ""
         digest = pin.offered.digest if pin.offered is not None else ""
         rows.append(McpRow(server, tool, pin.state, effect_of(spec, tool, now), _said(now), before, digest))
+    if spec.resources and seen.resources:
+        told = {tool: each for tool, each in of_resources(server).items() if tool not in seen.tools}
+        effects = {tool: effect_of(_of_own(spec), tool, each) for tool, each in told.items()}
+        rows += [McpRow(server, tool, "on", effects[tool], _said(each)) for tool, each in told.items()]
     return sorted(rows)
+
+
+def mcp_prompts(config: Config, server: str) -> dict[str, str]:
+    """Return what a server said of its prompts when it was last seen, by name; nothing uses them.
+
+    Raises:
+        ConfigError: The pins cannot be read.
+    """
+    pins = Pins(config.folder)
+    pins.refresh()
+    seen = pins.server(server)
+    return seen.prompts if seen is not None else {}
+
+
+async def mcp_login(config: Config, server: str, show: Callable[[str], None]) -> None:
+    """Have a person log in at a server, and keep what that brings.
+
+    Args:
+        config: The settings.
+        server: The server.
+        show: Shows a person the address where to log in.
+
+    Raises:
+        ConfigError: It is none where people log in; or see `server_spec`.
+        ToolError: It came to nothing; says why.
+    """
+    spec = server_spec(config, server)
+    if spec.login is None:
+        raise ConfigError(f"mcp.{server}.oauth is off; switch it on to log in at the server")
+    _imported()
+    from stepwell.tools.mcp.login import login
+
+    await login(spec, spec.login, show)
 
 
 def mcp_confirm(config: Config, server: str, looked_at: Mapping[str, str]) -> list[str]:
@@ -239,6 +288,8 @@ def server_spec(config: Config, name: str) -> ServerSpec:
         folder=(settings.cwd or config.workspace).expanduser(),
         url=settings.url,
         headers=headers,
+        login=file_of(config.folder, name) if settings.oauth else None,
+        login_hosts=tuple(settings.oauth_hosts),
         secrets=settings.secrets(config.environment),
     )
 
@@ -250,9 +301,15 @@ def _told(name: str, settings: McpSettings, **more: Any) -> ServerSpec:
         tools=None if settings.tools is None else tuple(settings.tools),
         effects=dict(settings.effects),
         trust_hints=settings.trust_hints,
+        resources=settings.resources,
         timeout=settings.timeout,
         **more,
     )
+
+
+def _of_own(spec: ServerSpec) -> ServerSpec:
+    """Return a server as it is for tools of ours, of which the server says nothing."""
+    return msgspec.structs.replace(spec, trust_hints=True)
 
 
 def _imported() -> type[McpServer]:

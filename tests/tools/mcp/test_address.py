@@ -1,17 +1,17 @@
 """Servers over HTTP: one over the SDK in a process of its own, and such as answer what they should not."""
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from stepwell.tools.mcp.base import MOST_MESSAGE
-from tests.support.mcp_clients import WAIT, kept, logged
+from tests.support.mcp_clients import WAIT, holdups, kept, logged
 from tests.support.mcp_sdk_server import COMMAND
 
 Answer = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
@@ -24,8 +24,8 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def sdk_server(port: int) -> AsyncGenerator[str]:
-    program = await asyncio.create_subprocess_exec(*COMMAND, str(port), stderr=asyncio.subprocess.DEVNULL)
+async def sdk_server(port: int, command: tuple[str, ...] = COMMAND, *more: str) -> AsyncGenerator[str]:
+    program = await asyncio.create_subprocess_exec(*command, str(port), *more, stderr=asyncio.subprocess.DEVNULL)
     try:
         async with asyncio.timeout(WAIT):
             while True:
@@ -43,11 +43,11 @@ async def sdk_server(port: int) -> AsyncGenerator[str]:
 
 
 @asynccontextmanager
-async def answering(answer: Answer) -> AsyncGenerator[str]:
-    """Serve MCP by hand: the handshake and one tool `say`, and what the test answers to its calls; never a goodbye."""
+async def answering(answer: Answer, goodbye: bool = True) -> AsyncGenerator[str]:
+    """Serve MCP by hand: the handshake and one tool `say`, what the test answers to calls, perhaps a goodbye."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        if request.method == "DELETE":
+        if request.method == "DELETE" and not goodbye:
             await asyncio.Event().wait()
         if request.method != "POST":
             return web.Response(status=405)
@@ -114,7 +114,7 @@ def test_a_server_over_http_that_died_fails_in_words_and_is_there_again_when_it_
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("said", ["nothing", "Bad Request: No valid session ID provided"])
+@pytest.mark.parametrize("said", ["nothing", "Session not found", "Bad Request: No valid session ID provided"])
 def test_a_server_that_forgot_its_session_is_greeted_again_also_for_a_call_that_writes(
     tmp_path: Path, said: str
 ) -> None:
@@ -125,8 +125,9 @@ def test_a_server_that_forgot_its_session_is_greeted_again_also_for_a_call_that_
         if len(calls) == 1 and said == "nothing":
             return web.Response(status=404)
         if len(calls) == 1:
-            error = {"code": -32000, "message": said}
-            return web.json_response({"jsonrpc": "2.0", "id": None, "error": error}, status=400)
+            code, status = (-32600, 404) if "found" in said else (-32000, 400)
+            error = {"code": code, "message": said}
+            return web.json_response({"jsonrpc": "2.0", "id": None, "error": error}, status=status)
         content = [{"type": "text", "text": "here"}]
         return web.json_response({"jsonrpc": "2.0", "id": body["id"], "result": {"content": content}})
 
@@ -138,22 +139,96 @@ def test_a_server_that_forgot_its_session_is_greeted_again_also_for_a_call_that_
     asyncio.run(main())
 
 
-def test_an_answer_without_end_ends_the_connection(tmp_path: Path) -> None:
+def sent(body: dict[str, Any], result: bytes, streamed: bool) -> web.Response:
+    message = b'{"jsonrpc":"2.0","id":%d,"result":%s}' % (body["id"], result)
+    if streamed:
+        event = b"event: message\r\ndata: " + message + b"\r\n\r\n"
+        return web.Response(body=event, content_type="text/event-stream")
+    return web.Response(body=message, content_type="application/json")
+
+
+PICTURE = b'{"content":[{"type":"text","text":"%s"}]}'
+VALUES = b'{"content":[],"structuredContent":{"a":[%s]}}'
+FAULTS = [
+    (PICTURE % (b"x" * (40 << 20)), "it has more than 32 MB"),
+    (VALUES % (b"{}," * 5_000_000 + b"{}"), "it is too much to take apart"),
+    (b'5,"a":"%s"' % (b"x" * (30 << 20)), "it is no message"),
+]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_answer_that_is_too_much_is_a_failed_call_in_words_and_the_connection_stays(
+    tmp_path: Path, streamed: bool
+) -> None:
+    results = [each for each, _ in FAULTS] + [PICTURE % (b"x" * (2 << 20)), VALUES % b"{},{}"]
+    left = iter(results)
+
     async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"content-type": "application/json"})
+        return sent(body, next(left), streamed)
+
+    async def main() -> None:
+        async with answering(answer) as url, kept("", tmp_path, url=url) as server, holdups() as longest:
+            for _, words in FAULTS:
+                failed = await server.call("say")
+                assert failed.status == "failed"
+                assert failed.content == (
+                    f"The call reached the MCP server s, but its answer is not taken: {words}; ask it for less."
+                )
+            assert len((await server.call("say")).whole) == 2 << 20
+            assert (await server.call("say")).content == '{"a":[{},{}]}'
+            assert len(server.offers) == 1
+            assert longest() < 1.0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("media", ["application/json", "text/event-stream"])
+def test_an_answer_without_end_is_a_failed_call(tmp_path: Path, media: str) -> None:
+    async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": media})
         await response.prepare(request)
-        try:
-            for _ in range(2 * (MOST_MESSAGE >> 20)):
+        with suppress(ConnectionError):
+            while True:
                 await response.write(b"x" * (1 << 20))
-        except ConnectionError:
-            pass
         return response
 
     async def main() -> None:
         async with answering(answer) as url, kept("", tmp_path, url=url) as server:
             failed = await server.call("say")
             assert failed.status == "failed"
-            assert "ended" in failed.content or "more than" in failed.content
+            assert failed.content.startswith("The call reached the MCP server s, but its answer is not taken: it ")
+
+    asyncio.run(main())
+
+
+def test_events_come_through_however_they_are_cut(tmp_path: Path) -> None:
+    cuts = [(line, size) for line in ("\n", "\r\n", "\r") for size in (1, 2, 3, 7, 1 << 16)]
+    left = iter(cuts)
+    told = {"jsonrpc": "2.0", "method": "notifications/progress"}
+
+    async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-7"})
+        await response.prepare(request)
+        line, size = next(left)
+        token = body["params"]["_meta"]["progressToken"]
+        messages: list[dict[str, Any]] = [
+            {**told, "params": {"progressToken": token, "progress": 1, "message": "half\n"}},
+            {"jsonrpc": "2.0", "id": body["id"], "result": {"content": [{"type": "text", "text": "done 一"}]}},
+        ]
+        parts = [f": hello{line}{line}", f"id: 1{line}data:{line}{line}"]
+        parts += [line.join(["event: message", f"data: {json.dumps(each)}", "", ""]) for each in messages]
+        data = "".join(parts).encode()
+        for start in range(0, len(data), size):
+            await response.write(data[start : start + size])
+            await asyncio.sleep(0)
+        return response
+
+    async def main() -> None:
+        async with answering(answer) as url, kept("", tmp_path, url=url) as server:
+            for _ in cuts:
+                heard: list[str] = []
+                assert (await server.call("say", told=heard)).content == "done 一"
+                assert heard == ["1 half"]
 
     asyncio.run(main())
 
@@ -165,12 +240,56 @@ def test_a_server_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        async with answering(answer) as url:
+        async with answering(answer, goodbye=False) as url:
             async with kept("", tmp_path, url=url, timeout=0.2) as server:
                 hung = await server.call("say")
                 assert "did not answer within 0.2 seconds" in hung.content
                 began = loop.time()
             assert loop.time() - began < 4
+
+    asyncio.run(main())
+
+
+def test_a_server_that_answers_nothing_any_more_is_greeted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stepwell.tools.mcp.connection.PING", 0.3)
+    greeted: list[int] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        body = await request.json() if request.method == "POST" else {}
+        known = {"mcp-session-id": str(len(greeted))}
+        match body.get("method"):
+            case "initialize":
+                greeted.append(1)
+                told = {"protocolVersion": body["params"]["protocolVersion"], "capabilities": {"tools": {}}}
+                result: dict[str, Any] = {**told, "serverInfo": {"name": "hand", "version": "1"}}
+            case "tools/list":
+                result = {"tools": [{"name": "say", "inputSchema": {"type": "object"}}]}
+            case "notifications/initialized":
+                return web.Response(status=202)
+            case "tools/call" if len(greeted) > 1:
+                result = {"content": [{"type": "text", "text": "here"}]}
+            case _:
+                await asyncio.Event().wait()
+                raise AssertionError
+        return web.json_response({"jsonrpc": "2.0", "id": body["id"], "result": result}, headers=known)
+
+    async def main() -> None:
+        app = web.Application()
+        app.router.add_route("*", "/mcp", handle)
+        runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            url = f"http://127.0.0.1:{runner.addresses[0][1]}/mcp"
+            async with kept("", tmp_path, url=url, timeout=0.3) as server:
+                for _ in range(2):
+                    assert "did not answer within 0.3 seconds" in (await server.call("say")).content
+                await server.listed(2)
+                assert (await server.call("say")).content == "here"
+        finally:
+            await runner.cleanup()
 
     asyncio.run(main())
 

@@ -30,7 +30,7 @@ COMMAND = (
 async def everything(folder: Path, over: str) -> AsyncGenerator[Kept]:
     assert (PLACE / "node_modules").is_dir(), f"install the server first: {INSTALL}"
     if over == "stdio":
-        async with kept("", folder, command=(*COMMAND, "stdio")) as server:
+        async with kept("", folder, command=(*COMMAND, "stdio"), resources=True) as server:
             yield server
         return
     port = free_port()
@@ -42,7 +42,7 @@ async def everything(folder: Path, over: str) -> AsyncGenerator[Kept]:
         async with asyncio.timeout(WAIT):
             while b"listening" not in (line := await program.stderr.readline()):
                 assert line, "it ended"
-        async with kept("", folder, url=f"http://127.0.0.1:{port}/mcp") as server:
+        async with kept("", folder, url=f"http://127.0.0.1:{port}/mcp", resources=True) as server:
             yield server
     finally:
         program.kill()
@@ -76,6 +76,9 @@ def test_everything_that_the_server_has_can_be_used(tmp_path: Path, over: str) -
             assert answered.status == "ok"
             assert "provided the requested information" in answered.content
             assert len(asked) == 1
+            listed = (await server.call("list_resources")).content.splitlines()
+            first = next(uri for uri in (json.loads(line).get("uri") for line in listed if line[0] == "{") if uri)
+            assert (await server.call("read_resource", {"uri": first})).status == "ok"
 
     asyncio.run(main())
 

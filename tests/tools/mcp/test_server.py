@@ -11,7 +11,7 @@ import pytest
 from stepwell.errors import ToolError
 from stepwell.tools.mcp.base import MOST_TOOLS
 from stepwell.tools.mcp.pace import MOST_PARTS
-from tests.support.mcp_clients import BASIC, kept, listen, living, logged
+from tests.support.mcp_clients import BASIC, holdups, kept, listen, living, logged
 from tests.support.mcp_sdk_server import COMMAND
 from tests.support.mcp_servers import PIXEL
 from tests.tools.running import context
@@ -216,20 +216,78 @@ def test_what_is_no_message_is_passed_over_and_told_once(tmp_path: Path, caplog:
     assert told == ["MCP server s writes what is no message to stdout, such as: Welcome to the server!"]
 
 
-def test_a_message_without_end_ends_the_connection_and_the_server_comes_back(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+NOT_TAKEN = "The call reached the MCP server s, but its answer is not taken: it"
+TOO_LONG = f"{NOT_TAKEN} has more than 32 MB; ask it for less."
+TOO_MANY = f"{NOT_TAKEN} is too much to take apart; ask it for less."
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_an_answer_that_is_too_much_is_a_failed_call_in_words_and_holds_nobody_up(tmp_path: Path, place: str) -> None:
     async def main() -> None:
-        async with kept("huge", tmp_path) as server:
-            failed = await server.call("much", {"text": "40"})
-            assert (failed.status, failed.content[:41]) == ("failed", "The connection to the MCP server s ended.")
-            large = await server.call("big", {"text": str(3 << 20)})
-            assert large.status == "ok"
-            assert len(large.whole) == 3 << 20
+        async with kept("huge", tmp_path, place, effects={"pid": "pure"}) as server, holdups() as longest:
+            pid = (await server.call("pid")).content
+            for tool, count, words in (("much", 40, TOO_LONG), ("values", 15_000_000, TOO_MANY)):
+                failed = await server.call(tool, {"text": str(count)})
+                assert (failed.status, failed.content) == ("failed", words)
+            large = await server.call("much", {"text": "3"})
+            assert (large.status, len(large.whole)) == ("ok", 3 << 20)
             assert len(large.content) < 40_000
+            assert (await server.call("values", {"text": "150000"})).status == "ok"
+            assert (await server.call("pid")).content == pid
+            assert longest() < 1.0
 
     asyncio.run(main())
-    assert "a message of more than 33554432 bytes" in logged(caplog)
+
+
+@pytest.mark.parametrize(
+    ("tool", "count", "place", "words"),
+    [
+        ("endless", "0", "first", "it sent a message of more than 256 MB"),
+        ("much", "40", "nowhere", "it sent a message that is not taken: it has more than 32 MB"),
+    ],
+)
+def test_a_message_without_end_or_owner_ends_the_connection_and_the_server_comes_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, tool: str, count: str, place: str, words: str
+) -> None:
+    async def main() -> None:
+        async with kept("huge", tmp_path, place) as server, holdups() as longest:
+            failed = await server.call(tool, {"text": count})
+            assert failed.status == "failed"
+            assert failed.content.startswith(f"The connection to the MCP server s ended: {words}. Whether the call")
+            assert (await server.call("say", {"text": "here again"})).content == "here again"
+            assert longest() < 1.0
+
+    asyncio.run(main())
+    assert f"MCP server s: {words}; started again" in logged(caplog)
+
+
+def test_a_server_that_says_nothing_any_more_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("stepwell.tools.mcp.connection.PING", 0.3)
+
+    async def main() -> None:
+        async with kept("freezes", tmp_path, timeout=0.3, effects={"pid": "pure"}) as server:
+            first = (await server.call("pid")).content
+            for _ in range(2):
+                assert "did not answer within 0.3 seconds" in (await server.call("freeze")).content
+            await server.listed(2)
+            assert (await server.call("pid")).content != first
+
+    asyncio.run(main())
+    assert "MCP server s: it answered nothing any more; started again in 0.5 s" in logged(caplog)
+
+
+def test_a_server_whose_calls_hang_and_that_answers_else_is_left_alone(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with kept("hangs", tmp_path, timeout=0.2, effects={"pid": "pure"}) as server:
+            first = (await server.call("pid")).content
+            for _ in range(6):
+                assert "did not answer" in (await server.call("hang")).content
+            assert (await server.call("pid")).content == first
+            assert len(server.offers) == 1
+
+    asyncio.run(main())
 
 
 def test_a_flood_of_notifications_holds_up_its_server_and_nobody_else(tmp_path: Path) -> None:
@@ -248,10 +306,14 @@ def test_a_flood_of_notifications_holds_up_its_server_and_nobody_else(tmp_path: 
 
 def test_a_listing_without_end_is_cut_and_said_so(tmp_path: Path) -> None:
     async def main() -> None:
-        async with kept("many", tmp_path, "100000") as server:
+        async with kept("many", tmp_path, "20000") as server:
             (offer,) = server.offers
             assert len(offer.tools) == MOST_TOOLS
             assert offer.refused["…"] == ("the server has more than 256 tools; name those that are used in mcp.s.tools")
+        async with kept("many", tmp_path, "100000", name="t", start=False) as server:
+            assert await server.started() == (
+                "it does not list its tools: its answer is not taken: it is too much to take apart; ask it for less"
+            )
         async with kept("many", tmp_path, "500", tools=("tool499",)) as server:
             assert list(server.offers[0].tools) == ["tool499"]
 

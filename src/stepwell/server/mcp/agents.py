@@ -29,7 +29,8 @@ from stepwell.runs.requests import NewThread, RunRef
 from stepwell.runs.service import RunService
 from stepwell.server import sse
 from stepwell.server.auth import Caller
-from stepwell.server.mcp.questions import Decided, decided, form_of
+from stepwell.server.mcp.answers import NOBODY, Given, decide
+from stepwell.server.mcp.questions import form_of
 from stepwell.server.mcp.turn import Turn
 
 PREFIX = "ask_"
@@ -141,27 +142,13 @@ class Agents:
             raise InputError("`requestState` is not as it was sent.", "requestState") from error
         await self._service.info(caller.owner, thread)
         await self._service.check_run(thread, run)
-        open_ = {str(each.seq): each for each in await people.questions(self._service, caller.owner, thread)}
-        for key, answer in (params.input_responses or {}).items():
-            if key in open_ and open_[key].run == run and isinstance(answer, types.ElicitResult):
-                await decide(self._service, caller, open_[key], run, answer)
-        return RunRef(thread, run)
-
-
-async def decide(service: RunService, caller: Caller, asked: QuestionInfo, run: int, said: types.ElicitResult) -> None:
-    """Decide a question of a run as a client says; what is no answer to it counts as none."""
-    try:
-        await _decide(service, caller, asked, run, decided(asked, said.action, said.content))
-    except InputError:
-        await _decide(service, caller, asked, run, decided(asked, "cancel", None))
-
-
-async def _decide(service: RunService, caller: Caller, asked: QuestionInfo, run: int, found: Decided) -> None:
-    if found.decision is None:  # nobody can turn it down, and the run cannot go on without it
-        await service.cancel(caller.owner, asked.thread, run, "Nobody answered its question.")
-        return
-    owner, thread, seq, decision = caller.owner, asked.thread, asked.seq, found.decision
-    await people.answer(service, owner, thread, seq, decision, text=found.text, value=found.value, hash=asked.hash)
+        found = await people.questions(self._service, caller.owner, thread)
+        open_ = {str(each.seq): each for each in found if form_of(each) is not None}
+        said = (params.input_responses or {}).items()
+        given = [Given(open_[key], each) for key, each in said if key in open_ and isinstance(each, types.ElicitResult)]
+        ref = RunRef(thread, run)
+        await decide(self._service, caller.owner, ref, given)
+        return ref
 
 
 class _Call:
@@ -215,9 +202,9 @@ class _Call:
         """Put open questions of the run to the person behind the client."""
         found = await people.questions(self._service, self._caller.owner, self._ref.thread)
         mine = {each.seq: each for each in found if each.run == self._ref.run and each.kind != "result"}
-        for seq in [seq for seq, each in mine.items() if form_of(each) is None]:
-            # The protocol has no form for it, so that it counts as turned down.
-            await self._decide(mine.pop(seq), types.ElicitResult(action="cancel"))
+        # The protocol has no form for some, which then count as turned down.
+        if formless := [seq for seq, each in mine.items() if form_of(each) is None]:
+            await self._decide([Given(mine.pop(seq), NOBODY) for seq in formless])
         for seq in self._asking.keys() - mine:
             self._asking.pop(seq).cancel()
         if not self._direct:
@@ -243,14 +230,14 @@ class _Call:
             )
         except (MCPError, ValidationError) as error:  # it cannot ask after all, which is no answer
             _log.info("a client of MCP does not put a question to anybody: %s", type(error).__name__)
-            answer = types.ElicitResult(action="cancel")
-        await self._decide(asked, answer)
+            answer = NOBODY
+        await self._decide([Given(asked, answer)])
 
-    async def _decide(self, asked: QuestionInfo, answer: types.ElicitResult) -> None:
+    async def _decide(self, given: list[Given]) -> None:
         try:
-            await decide(self._service, self._caller, asked, self._ref.run, answer)
-        except StepwellError as error:  # somebody else was quicker
-            _log.info("a question of a run was not decided over MCP: %s", error)
+            await decide(self._service, self._caller.owner, self._ref, given)
+        except StepwellError as error:  # the thread is gone, or cannot be written
+            _log.info("questions of a run were not decided over MCP: %s", error)
 
 
 def _params(asked: QuestionInfo) -> types.ElicitRequestFormParams:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -25,11 +25,20 @@ MOST_SCHEMA = 50_000
 MOST_DESCRIPTION = 8_000
 """Characters of a tool's description that models are told."""
 MOST_MESSAGE = 32 << 20
-"""Bytes of one message of a server: an image of 20 MB in base64, and some."""
+"""Bytes of one message of a server: an image of 20 MB in base64, and some. A longer one is passed over."""
+MOST_PASSED_OVER = 8 * MOST_MESSAGE
+"""Bytes of a message after which its server is let go."""
 LISTING = 10.0
 """Seconds that a server has to start, shake hands and list its tools."""
+SILENT, PING = 2, 5.0
+"""Calls in a row that a server lets run out of time without a word, and seconds that it then has for a ping."""
 WORDS = 2_000
 """Characters of a server's own words that a message of ours repeats."""
+
+LIST, READ = OWN = ("list_resources", "read_resource")
+"""Names of the tools by which a server's resources are listed and read; they are ours, not the server's."""
+Does = Literal["call", "list", "read"]
+"""What a tool does at its server: it calls one there, or lists or reads resources."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -47,6 +56,9 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
         tools: Names of its tools that are used; None for all.
         effects: What running a tool twice does, by the tool's name.
         trust_hints: Whether what it says of effects is believed.
+        login: Where a person's login at it is kept; None where it needs none.
+        login_hosts: Hosts, or `host:port`, that may take part in the login though they are not public.
+        resources: Whether agents may list and read its resources.
         timeout: Seconds for one call.
         secrets: What stands in no message.
     """
@@ -60,6 +72,9 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
     tools: tuple[str, ...] | None = None
     effects: dict[str, Effect] = {}
     trust_hints: bool = False
+    login: Path | None = None
+    login_hosts: tuple[str, ...] = ()
+    resources: bool = False
     timeout: float = 60.0
     secrets: tuple[str, ...] = ()
 
@@ -96,10 +111,14 @@ class Offer(msgspec.Struct, frozen=True):
     Args:
         tools: By name, as the server has it.
         refused: Why a tool is left out, by a name of at most 64 characters.
+        resources: It has resources.
+        prompts: What it says of its prompts, by name.
     """
 
     tools: dict[str, Definition]
     refused: dict[str, str]
+    resources: bool = False
+    prompts: dict[str, str] = {}
 
 
 class Lost(ToolError):

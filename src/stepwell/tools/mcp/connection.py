@@ -7,37 +7,59 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar, assert_never
 
 import mcp_types as types
+import msgspec
 from mcp.client.session import ClientSession, IncomingMessage
 from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost, listen
 from mcp.shared.exceptions import MCPError
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from stepwell.errors import ToolError
 from stepwell.tools.base import ToolContext, ToolResult
 from stepwell.tools.mcp.address import address
-from stepwell.tools.mcp.base import LISTING, MOST_TOOLS, Definition, Lost, Offer, ServerSpec, define, tool_name
+from stepwell.tools.mcp.base import LISTING, PING, SILENT, Does, Lost, Offer, ServerSpec
 from stepwell.tools.mcp.flight import Flight, Flights
+from stepwell.tools.mcp.grants import secrets_of
+from stepwell.tools.mcp.listing import offer_of, words_of
 from stepwell.tools.mcp.pace import Incoming
 from stepwell.tools.mcp.program import program
+from stepwell.tools.mcp.resources import content_of, list_of
 from stepwell.tools.mcp.results import result_of
+from stepwell.tools.mcp.weight import FORGOTTEN, NO_LOGIN, TOO_MUCH
 
-PAGES = 20
-"""Pages of a listing that are asked for."""
 ROUNDS = 10
 """Times that a server may ask before it answers a call (the SDK's own bound)."""
-REFUSED = 50
-"""Tools left out of which the reason is kept."""
 
 _log = logging.getLogger("stepwell.mcp")
-_ANSWER: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
+_CALLED: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
     types.CallToolResult | types.InputRequiredResult
 )
+_READ: TypeAdapter[types.ReadResourceResult | types.InputRequiredResult] = TypeAdapter(
+    types.ReadResourceResult | types.InputRequiredResult
+)
+_LISTED, _TEMPLATES = TypeAdapter(types.ListResourcesResult), TypeAdapter(types.ListResourceTemplatesResult)
+
+Request = (
+    types.CallToolRequest | types.ReadResourceRequest | types.ListResourcesRequest | types.ListResourceTemplatesRequest
+)
+P = TypeVar("P", types.CallToolRequestParams, types.ReadResourceRequestParams)
+R = TypeVar("R", types.CallToolResult, types.ReadResourceResult)
+S = TypeVar("S", bound=BaseModel)
+
+
+def _request(params: types.CallToolRequestParams | types.ReadResourceRequestParams) -> Request:
+    if isinstance(params, types.CallToolRequestParams):
+        return types.CallToolRequest(params=params)
+    return types.ReadResourceRequest(params=params)
+
+
+class Refused(ToolError):
+    """The server refused a request, in its own words."""
 
 
 class Connection:
@@ -59,38 +81,54 @@ class Connection:
         flights: Flights,
         changed: asyncio.Event,
     ) -> None:
-        self._spec, self._session, self._flights = spec, session, flights
+        self._spec, self._session, self._flights, self._incoming = spec, session, flights, incoming
         self.ended, self.changed = incoming.ended, changed
+        self.doubted = asyncio.Event()
+        """Set when calls ran out of time and nothing was heard."""
+        self._silent, self._heard = 0, 0
 
     @property
     def open(self) -> bool:
         """Whether it has not ended."""
         return not self.ended.is_set()
 
+    @property
+    def why(self) -> str:
+        """Why it ended, where that was our doing."""
+        return self._incoming.why
+
+    async def answers(self) -> bool:
+        """Ask the server whether it is there, and tell whether anything was answered in time."""
+        heard = self._incoming.heard
+        with suppress(TimeoutError, MCPError, ValidationError):
+            async with asyncio.timeout(PING):
+                await self._session.send_ping()
+        if self._incoming.heard == heard and self.open:
+            self._incoming.why = "it answered nothing any more"
+            return False
+        return True
+
+    def _ran_out(self) -> None:
+        """Count a call that ran out of time; doubt the server where it has said nothing during several of them."""
+        silent = self._incoming.heard == self._heard
+        self._silent, self._heard = (self._silent + 1 if silent else 1), self._incoming.heard
+        if self._silent >= SILENT:
+            self._silent = 0
+            self.doubted.set()
+
     async def offer(self) -> Offer:
-        """Ask the server for its tools.
+        """Ask the server what it offers.
 
         Raises:
             ToolError: It does not answer as it should.
         """
-        listed: dict[str, types.Tool] = {}
-        cursor: str | None = None
-        for _ in range(PAGES):
-            params = types.PaginatedRequestParams(cursor=cursor) if cursor else None
-            try:
-                page = await self._session.list_tools(params=params)
-            except (MCPError, ValidationError) as error:
-                raise ToolError(f"it does not list its tools: {_words(self._spec, error)}") from error
-            listed.update({each.name: each for each in page.tools})
-            cursor = page.next_cursor
-            if not cursor or len(listed) >= 4 * MOST_TOOLS:
-                break
-        return await asyncio.to_thread(_offer, self._spec, listed)
+        return await offer_of(self._spec, self._session)
 
-    async def call(self, tool: str, arguments: dict[str, Any], context: ToolContext) -> ToolResult:
-        """Call a tool.
+    async def call(self, does: Does, tool: str, arguments: dict[str, Any], context: ToolContext) -> ToolResult:
+        """Call a tool, or list or read resources.
 
         Args:
+            does: Which of these.
             tool: Its name there.
             arguments: As they are to be sent.
             context: Of the call.
@@ -101,37 +139,63 @@ class Connection:
             ToolError: It refused, in its own words.
         """
         flight = Flight(self._spec, context, self._spec.timeout)
-        async with flight.scope:
-            if not self._flights.asks:
-                return await self._fly(flight, tool, arguments)
-            async with self._flights.turn:
-                return await self._fly(flight, tool, arguments)
+        try:
+            async with flight.scope:
+                if not self._flights.asks:
+                    return await self._fly(flight, does, tool, arguments)
+                async with self._flights.turn:
+                    return await self._fly(flight, does, tool, arguments)
+        except TimeoutError:
+            self._ran_out()
+            raise
 
-    async def _fly(self, flight: Flight, tool: str, arguments: dict[str, Any]) -> ToolResult:
+    async def _fly(self, flight: Flight, does: Does, tool: str, arguments: dict[str, Any]) -> ToolResult:
         self._flights.flying.append(flight)
         try:
-            came = await self._ask(flight, types.CallToolRequestParams(name=tool, arguments=arguments))
+            match does:
+                case "call":
+                    params = types.CallToolRequestParams(name=tool, arguments=arguments)
+                    came = await self._ask(flight, params, _CALLED)
+                case "list":
+                    came = await self._list(flight, arguments.get("cursor"))
+                case "read":
+                    asked = types.ReadResourceRequestParams(uri=str(arguments["uri"]))
+                    came = content_of(asked.uri, await self._ask(flight, asked, _READ))
+                case _:
+                    assert_never(does)
         finally:
             self._flights.flying.remove(flight)
             await flight.close()
         return await result_of(came)
 
-    async def _ask(self, flight: Flight, params: types.CallToolRequestParams) -> types.CallToolResult:
+    async def _list(self, flight: Flight, cursor: str | None) -> types.CallToolResult:
+        params = types.PaginatedRequestParams(cursor=cursor)
+        page = await self._send(flight, types.ListResourcesRequest(params=params), _LISTED)
+        templates: list[types.ResourceTemplate] = []
+        if cursor is None:
+            with suppress(Refused):  # many servers have none, and do not know how to say so
+                asked = types.ListResourceTemplatesRequest(params=types.PaginatedRequestParams())
+                templates = (await self._send(flight, asked, _TEMPLATES)).resource_templates
+        return list_of(self._spec, page, templates)
+
+    async def _ask(self, flight: Flight, params: P, kind: TypeAdapter[R | types.InputRequiredResult]) -> R:
+        """Send a request, and again with the answers where the server wants to know something first."""
         for _ in range(ROUNDS):
-            try:
-                came = await self._session.send_request(
-                    types.CallToolRequest(params=params), _ANSWER, progress_callback=flight.tell
-                )
-            except MCPError as error:
-                raise self._refused(error) from error
-            except ValidationError as error:
-                raise ToolError(f"The MCP server {self._spec.name} sent what is no result of a call.") from error
-            if isinstance(came, types.CallToolResult):
+            came = await self._send(flight, _request(params), kind)
+            if not isinstance(came, types.InputRequiredResult):
                 return came
             answers = {key: await self._answer(flight, each) for key, each in (came.input_requests or {}).items()}
             given = {"input_responses": answers or None, "request_state": came.request_state}
             params = params.model_copy(update=given)
         raise ToolError(f"The MCP server {self._spec.name} asks again and again, and gives no result.")
+
+    async def _send(self, flight: Flight, request: Request, kind: TypeAdapter[S]) -> S:
+        try:
+            return await self._session.send_request(request, kind, progress_callback=flight.tell)
+        except MCPError as error:
+            raise self._refused(error) from error
+        except ValidationError as error:
+            raise ToolError(f"The MCP server {self._spec.name} sent what is no result of a call.") from error
 
     async def _answer(self, flight: Flight, asked: types.InputRequest) -> types.ElicitResult:
         if isinstance(asked, types.ElicitRequest):
@@ -145,12 +209,16 @@ class Connection:
         own = said == "Connection closed" or said.startswith("SSE stream ")
         if code == types.CONNECTION_CLOSED and (own or not self.open):
             self.ended.set()
-            return Lost(f"The connection to the MCP server {name} ended.")
-        forgotten = code == types.INVALID_REQUEST and said == "Session terminated"
-        if self._spec.url and (forgotten or (code == types.CONNECTION_CLOSED and "session" in said.lower())):
+            return Lost(f"The connection to the MCP server {name} ended{f': {self.why}' if self.why else ''}.")
+        # Some servers say so with a status of their own.
+        if self._spec.url and (code == FORGOTTEN or (code == types.CONNECTION_CLOSED and "session" in said.lower())):
             self.ended.set()
             return Lost(f"The MCP server {name} has forgotten us.", sent=False)
-        return ToolError(f"The MCP server {name} refused the call: {self._spec.plain(said)}")
+        if code == NO_LOGIN:
+            return ToolError(f"The MCP server {name} was not asked: {self._spec.plain(said)}.")
+        if code == TOO_MUCH:
+            return ToolError(f"The call reached the MCP server {name}, but {self._spec.plain(said)}.")
+        return Refused(f"The MCP server {name} refused the call: {self._spec.plain(said)}")
 
 
 @asynccontextmanager
@@ -166,7 +234,7 @@ async def connected(spec: ServerSpec, flights: Flights) -> AsyncGenerator[tuple[
         TimeoutError: It took too long.
         Exception: Whatever a program that cannot be started, or a network, raises.
     """
-    changed = asyncio.Event()
+    spec, changed = _with_login(spec), asyncio.Event()
 
     async def noticed(message: IncomingMessage) -> None:
         if isinstance(message, types.ToolListChangedNotification):
@@ -196,19 +264,26 @@ async def connected(spec: ServerSpec, flights: Flights) -> AsyncGenerator[tuple[
                 await asyncio.wait({listening})
 
 
+def _with_login(spec: ServerSpec) -> ServerSpec:
+    """Return a server with what its login holds among its secrets."""
+    if spec.login is None:
+        return spec
+    return msgspec.structs.replace(spec, secrets=(*spec.secrets, *secrets_of(spec.login)))
+
+
 async def _greet(spec: ServerSpec, session: ClientSession) -> None:
     """Shake hands; a server that knows no handshake, as of 2026-07-28, is asked what it is."""
     try:
         await session.initialize()
     except MCPError as error:
         if error.code not in (types.UNSUPPORTED_PROTOCOL_VERSION, types.METHOD_NOT_FOUND):
-            raise ToolError(f"it refuses the handshake: {_words(spec, error)}") from error
+            raise ToolError(f"it refuses the handshake: {words_of(spec, error)}") from error
         try:
             await session.discover()
         except (MCPError, ValidationError, RuntimeError) as second:
-            raise ToolError(f"it refuses the handshake: {_words(spec, second)}") from second
+            raise ToolError(f"it refuses the handshake: {words_of(spec, second)}") from second
     except (ValidationError, RuntimeError) as error:
-        raise ToolError(f"it does not shake hands as it should: {_words(spec, error)}") from error
+        raise ToolError(f"it does not shake hands as it should: {words_of(spec, error)}") from error
 
 
 async def _listen(session: ClientSession, changed: asyncio.Event) -> None:
@@ -217,32 +292,3 @@ async def _listen(session: ClientSession, changed: asyncio.Event) -> None:
         async with listen(session, tools_list_changed=True) as told:
             async for _ in told:
                 changed.set()
-
-
-def _words(spec: ServerSpec, error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False)[0]
-        return spec.plain(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
-    return spec.plain(str(error) or type(error).__name__)
-
-
-def _offer(spec: ServerSpec, listed: Mapping[str, types.Tool]) -> Offer:
-    """Return what can be used of a listing, and why the rest cannot."""
-    wanted = [name for name in listed if spec.tools is None or name in spec.tools]
-    tools: dict[str, Definition] = {}
-    refused: dict[str, str] = {}
-    for name in wanted[:MOST_TOOLS]:
-        tool = listed[name]
-        hints = tool.annotations or types.ToolAnnotations()
-        said = (hints.read_only_hint is True, hints.idempotent_hint is True)
-        try:
-            made = define(name, tool.description or "", tool.input_schema, said)
-            tool_name(spec.name, name)
-            tools[name] = made
-        except (ValueError, RecursionError, OverflowError) as error:
-            refused[spec.plain(name, 64)] = spec.plain(str(error), 300)
-    if len(wanted) > MOST_TOOLS:
-        refused["…"] = f"the server has more than {MOST_TOOLS} tools; name those that are used in mcp.{spec.name}.tools"
-    for name in {*(spec.tools or ()), *spec.effects} - set(listed):
-        refused[spec.plain(name, 64)] = "the settings name it, and the server does not have it"
-    return Offer(tools, dict(list(refused.items())[-REFUSED:]))

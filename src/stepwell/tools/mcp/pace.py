@@ -19,8 +19,10 @@ from stepwell.tools.mcp.base import MOST_TOOLS
 ANSWERS, OTHERS = 20_000, 1_000
 """Messages of a server in a second: answers to requests, and all else."""
 LISTED = 4 * MOST_TOOLS
-"""Tools in one answer that are looked at; who names a tool in the settings may have it further behind."""
+"""Things listed in one answer that are looked at; who names a tool in the settings may have it further behind."""
 
+HEAVY, REST = 0.005, 3.0
+"""Seconds of taking a message apart after which others come first, and for how many times as long."""
 MOST_PARTS = 1_000
 """Parts of one result that are looked at; to look at a million takes seconds in which nobody else is heard."""
 
@@ -48,6 +50,10 @@ class Incoming(ABC):
 
     def __init__(self) -> None:
         self.ended = asyncio.Event()
+        self.why = ""
+        """Why nothing more is taken, where that is our doing."""
+        self.heard = 0
+        """Answers that came."""
         self._second, self._answers, self._others = 0.0, 0, 0
 
     @abstractmethod
@@ -67,7 +73,9 @@ class Incoming(ABC):
         message = item.message if isinstance(item, SessionMessage) else None
         if isinstance(message, JSONRPCResponse):
             _cut(message.result)
-        await self.count(isinstance(message, JSONRPCResponse | JSONRPCError))
+        answer = isinstance(message, JSONRPCResponse | JSONRPCError)
+        self.heard += answer
+        await self.count(answer)
         return item
 
     async def count(self, answer: bool) -> None:
@@ -81,6 +89,16 @@ class Incoming(ABC):
             self._others += 1
         if self._answers > ANSWERS or self._others > OTHERS:
             await asyncio.sleep(self._second + 1.0 - now)
+
+    @staticmethod
+    async def spend(seconds: float) -> None:
+        """Leave time to others where a message took some to be taken apart.
+
+        Args:
+            seconds: That it took.
+        """
+        if seconds > HEAVY:
+            await asyncio.sleep(REST * seconds)
 
     async def aclose(self) -> None:
         """Take nothing more."""
@@ -106,8 +124,9 @@ class Incoming(ABC):
 
 def _cut(result: dict[str, Any]) -> None:
     """Take out of an answer what is too much of it, before each of its parts is looked at."""
-    if isinstance(tools := result.get("tools"), list):
-        del tools[LISTED:]
+    for name in ("tools", "resources", "resourceTemplates", "prompts", "contents"):
+        if isinstance(listed := result.get(name), list):
+            del listed[LISTED:]
     parts = result.get("content")
     if isinstance(parts, list) and (left := len(cast("list[object]", parts)) - MOST_PARTS) > 0:
         parts[MOST_PARTS:] = [{"type": "text", "text": f"[{left} further parts are left out]"}]

@@ -49,10 +49,14 @@ class Seen(msgspec.Struct, frozen=True, omit_defaults=True):
     Args:
         tools: By name, as the server has it.
         refused: Why tools are left out that cannot be used, by name.
+        resources: It has resources.
+        prompts: What it says of its prompts, by name; shown to people only, and not pinned.
     """
 
     tools: dict[str, Pin] = {}
     refused: dict[str, str] = {}
+    resources: bool = False
+    prompts: dict[str, str] = {}
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -200,7 +204,7 @@ def _read(file: Path) -> _Kept:
 
 
 def _pinned(offer: Offer) -> Seen:
-    return Seen({name: Pin(each) for name, each in offer.tools.items()}, offer.refused)
+    return Seen({name: Pin(each) for name, each in offer.tools.items()}, offer.refused, offer.resources, offer.prompts)
 
 
 def _compared(before: Seen, offer: Offer) -> Seen:
@@ -212,4 +216,4 @@ def _compared(before: Seen, offer: Offer) -> Seen:
         same = now is not None and pin.pinned.digest == now.digest
         tools[name] = pin if now is None else Pin(pin.pinned, None if same else now)
     new = {name: Pin(None, each) for name, each in offer.tools.items() if name not in tools}
-    return Seen({**tools, **new}, offer.refused)
+    return Seen({**tools, **new}, offer.refused, offer.resources, offer.prompts)

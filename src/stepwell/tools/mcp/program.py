@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -21,8 +22,9 @@ from mcp_types import jsonrpc_message_adapter
 
 from stepwell.errors import ToolError
 from stepwell.tools import strays
-from stepwell.tools.mcp.base import MOST_MESSAGE, ServerSpec
+from stepwell.tools.mcp.base import MOST_PASSED_OVER, ServerSpec
 from stepwell.tools.mcp.pace import Incoming, Outgoing
+from stepwell.tools.mcp.weight import Parts, too_much
 
 CHUNK = 1 << 16
 """Bytes that are read at once."""
@@ -67,38 +69,53 @@ class _Output(Incoming):
     def __init__(self, spec: ServerSpec, stream: asyncio.StreamReader) -> None:
         super().__init__()
         self._spec, self._stream = spec, stream
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._lines: list[bytes] = []
-        self._strange = False
+        self._begun = Parts()
+        self._lines: list[bytes | Parts] = []
+        self._strange, self._spent = False, 0.0
 
     async def take(self) -> SessionMessage | None:
         """Return the next message; what is none is passed over."""
         while True:
+            await self.spend(self._spent)
             line = await self._line()
             if line is None:
                 return None
-            if message := self._message(line):
+            began = time.perf_counter()
+            message = self._message(line) if isinstance(line, bytes) else self._too_much(line)
+            self._spent = time.perf_counter() - began
+            if message is not None:
                 return message
+            if self.why:
+                return None
             await self.count(answer=False)
 
-    async def _line(self) -> bytes | None:
+    async def _line(self) -> bytes | Parts | None:
+        """Return the next line, or what is left of one that is too much."""
         while not self._lines:
             chunk = await self._stream.read(CHUNK)
             if not chunk:
                 return None
             *whole, rest = chunk.split(b"\n")
             if whole:
-                self._parts.append(whole[0])
-                self._lines = [b"".join(self._parts), *whole[1:]]
+                begun, self._begun = self._begun, Parts()
+                begun.add(whole[0])
+                self._lines = [begun if begun.weight.fault else begun.whole(), *whole[1:]]
                 self._lines.reverse()
-                self._parts, self._size = [], 0
-            self._parts.append(rest)
-            self._size += len(rest)
-            if self._size > MOST_MESSAGE:
-                _log.warning("MCP server %s: a message of more than %d bytes; let go", self._spec.name, MOST_MESSAGE)
+            self._begun.add(rest)
+            if self._begun.weight.size > MOST_PASSED_OVER:
+                self.why = f"it sent a message of more than {MOST_PASSED_OVER >> 20} MB"
                 return None
         return self._lines.pop()
+
+    def _too_much(self, line: Parts) -> SessionMessage | None:
+        """Have the call fail that waits for an answer that is too much; let go where nobody knows which it is."""
+        fault, id = line.weight.fault, line.answers()
+        _log.warning("MCP server %s: a message of %d bytes is not taken: %s", self._spec.name, line.weight.size, fault)
+        if id is not None:
+            return SessionMessage(too_much(id, fault))
+        if not line.says():
+            self.why = f"it sent a message that is not taken: {fault}"
+        return None
 
     def _message(self, line: bytes) -> SessionMessage | None:
         try:

@@ -23,6 +23,8 @@ from mcp_types import (
 from stepwell.tools.results import Media, ToolResult, to_result
 
 ANY = "application/octet-stream"
+COMPARED = 1 << 20
+"""Characters of texts that are compared with the structured result."""
 SMALL = 1 << 16
 """Bytes of media that are taken apart at once; more in a thread."""
 
@@ -41,17 +43,18 @@ async def result_of(came: CallToolResult) -> ToolResult:
 
 def _unwrapped(came: CallToolResult) -> ToolResult:
     parts: list[str | Media] = [_part(block) for block in came.content]
-    if came.structured_content is not None and not any(_says(part, came.structured_content) for part in parts):
-        parts.append(msgspec.json.encode(came.structured_content).decode())
+    texts = [part for part in parts if isinstance(part, str)]
+    compared = texts if sum(map(len, texts)) <= COMPARED else []
+    structured = came.structured_content
+    if structured is not None and not any(_says(each, structured) for each in compared):
+        parts.append(msgspec.json.encode(structured).decode())
     if any(isinstance(part, Media) for part in parts):
         return to_result(parts)
     return ToolResult("\n".join(part for part in parts if isinstance(part, str)))
 
 
-def _says(part: str | Media, structured: object) -> bool:
+def _says(part: str, structured: object) -> bool:
     """Tell whether a part is the structured result as text, as servers send it for older clients."""
-    if not isinstance(part, str):
-        return False
     told = [structured]
     if isinstance(structured, dict) and list(cast("dict[str, object]", structured)) == ["result"]:
         told.append(cast("dict[str, object]", structured)["result"])  # the SDKs wrap plain values so

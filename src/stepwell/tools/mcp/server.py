@@ -15,7 +15,7 @@ from typing import Any, cast
 from stepwell.errors import ToolError
 from stepwell.events import Effect
 from stepwell.tools.base import ToolContext, ToolResult
-from stepwell.tools.mcp.base import Lost, Offer, ServerSpec
+from stepwell.tools.mcp.base import LISTING, Does, Lost, Offer, ServerSpec
 from stepwell.tools.mcp.connection import Connection, connected
 from stepwell.tools.mcp.flight import Flights
 
@@ -63,8 +63,9 @@ class McpServer:
         context: ToolContext,
         effect: Effect,
         check: Callable[[], None] = lambda: None,
+        does: Does = "call",
     ) -> ToolResult:
-        """Call a tool, connecting once more if need be.
+        """Call a tool, or list or read resources, connecting once more if need be.
 
         Args:
             tool: Its name there.
@@ -73,6 +74,7 @@ class McpServer:
             effect: What calling it twice does; a `write` is sent once only.
             check: Raises where the tool may not be called after all: what the server says of it is known only when it
                 is connected.
+            does: Which of these.
 
         Raises:
             ToolError: What went wrong, in words; says so where a call may have taken effect.
@@ -81,7 +83,7 @@ class McpServer:
             connection = await self._connected()
             check()
             try:
-                return await connection.call(tool, arguments, context)
+                return await connection.call(does, tool, arguments, context)
             except Lost as lost:
                 if lost.sent and effect == "write":
                     raise ToolError(f"{lost} {_UNKNOWN}") from lost
@@ -151,12 +153,29 @@ class McpServer:
             self._settle("")
             _log.info("MCP server %s: %d tools", self.spec.name, len(offer.tools))
             while connection.open and not self._closing:
-                await _either(connection.ended, connection.changed)
-                if connection.changed.is_set() and connection.open:
+                await _either(connection.ended, connection.changed, connection.doubted)
+                if connection.open and connection.doubted.is_set():
+                    connection.doubted.clear()
+                    await self._check(connection)
+                elif connection.open:
                     connection.changed.clear()
-                    self._seen(await connection.offer())
+                    async with asyncio.timeout(LISTING):
+                        self._seen(await connection.offer())
                     with suppress(TimeoutError):
                         await asyncio.wait_for(connection.ended.wait(), CALM)
+            if connection.why:
+                raise ToolError(connection.why)
+
+    async def _check(self, connection: Connection) -> None:
+        """End a connection over which nothing comes any more."""
+        asking = asyncio.create_task(connection.answers())
+        ended = asyncio.create_task(connection.ended.wait())
+        await asyncio.wait({asking, ended}, return_when=asyncio.FIRST_COMPLETED)
+        for each in (asking, ended):
+            each.cancel()
+        await asyncio.wait({asking, ended})
+        if not asking.cancelled() and not asking.result():
+            connection.ended.set()
 
     def _settle(self, failure: str) -> None:
         if self._outcome is not None and not self._outcome.done():

@@ -6,6 +6,7 @@ Sources, strongest first: arguments of a command, `STEPWELL_…` variables (`__`
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import os
 import tomllib
@@ -408,6 +409,12 @@ class Config(BaseSettings):
     def environment(self) -> Mapping[str, str]:
         """What MCP servers may be given of the environment, by the names that the settings have."""
         return os.environ
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the settings file as it is now, 64 digits; empty where none was read."""
+        file = self.model_config.get("toml_file")
+        return hashlib.sha256(file.read_bytes()).hexdigest() if isinstance(file, Path) else ""
 
     def api_key(self, model: ModelSettings) -> str:
         """Return the endpoint's key of a model, from its variable or the settings."""

@@ -98,3 +98,69 @@ def test_it_refuses_to_be_open_to_others_without_keys(tmp_path: Path) -> None:
     done = asyncio.run(Cli(tmp_path, STEPWELL_AUTH="off").run("serve", "--host", "0.0.0.0"))
     assert done.code == 1
     assert "127.0.0.1" in done.err
+
+
+def test_a_start_tells_which_models_cannot_be_used_and_why_and_the_others_work(tmp_path: Path) -> None:
+    async def main() -> None:
+        missing = tmp_path / "without"
+        missing.mkdir()
+        (missing / "pydantic_ai.py").write_text("raise ModuleNotFoundError('No module named pydantic_ai')")
+        (tmp_path / "stepwell.toml").write_text(
+            """
+            default_model = "offline"
+            [models.claude]
+            kind = "anthropic"
+            api_key = "k"
+            [models.keyless]
+            base_url = "http://127.0.0.1:9/v1"
+            api_key_env = "KEY_OF_NOBODY"
+            [models.local]
+            base_url = "http://127.0.0.1:9/v1"
+            """
+        )
+        cli = Cli(tmp_path, PYTHONPATH=str(missing))
+        async with cli.serving() as server:
+            assert (await cli.run("ask", "what is 2+3?")).out == "2+3 = 5\n"
+            server.process.send_signal(signal.SIGINT)
+            told = (await finish(server.process)).err.splitlines()
+        assert [line.split(" cannot be used: ")[0] for line in told] == ["The model claude", "The model keyless"]
+        assert 'pip install "stepwell[providers]"' in told[0]
+        assert "KEY_OF_NOBODY" in told[1]
+
+        unhindered = Cli(tmp_path)
+        (tmp_path / "stepwell.toml").write_text('[models.claude]\nkind = "anthropic"')
+        async with unhindered.serving() as server:
+            server.process.send_signal(signal.SIGINT)
+            (line,) = (await finish(server.process)).err.splitlines()
+        assert "anthropic wants a key" in line
+
+    asyncio.run(main())
+
+
+def test_a_command_says_when_its_settings_file_is_not_that_of_the_server_that_answers(tmp_path: Path) -> None:
+    async def main() -> None:
+        cli = Cli(tmp_path)
+        same, copy, other = (tmp_path / name for name in ("same.toml", "copy.toml", "other.toml"))
+        same.write_text('[agent]\nlanguage = "en"\n')
+        copy.write_text(same.read_text())
+        other.write_text('[agent]\nsystem = "Answer in verse."\n')
+        async with cli.serving("--config", str(same)) as server:
+            for file in (same, copy):
+                done = await cli.run("ask", "what is 2+3?", "--config", str(file))
+                assert done.out == "2+3 = 5\n"
+                assert "are not used" not in done.err
+            assert "are not used" not in (await cli.run("ask", "what is 2+3?")).err, "nothing was named"
+            for words in (("ask", "what is 2+3?"), ("run", "what is 2+3?", "--react")):
+                told = (await cli.run(*words, "--config", str(other))).err.splitlines()
+                assert told[0].startswith(f"The server at {server.url} holds the data folder")
+                assert f"those of {other} are not used for this run" in told[0]
+            async with cli.terminal("chat", "--config", str(other)) as terminal:
+                await terminal.expect("are not used")
+            same.write_text('[agent]\nlanguage = "zh"\n')
+            changed = await cli.run("ask", "what is 2+3?", "--config", str(same))
+            assert f"不使用 {same} 中的设置" in changed.err
+        local = await cli.run("ask", "what is 2+3?", "--config", str(other))
+        assert local.code == 0
+        assert "are not used" not in local.err
+
+    asyncio.run(main())

@@ -8,7 +8,8 @@ import pytest
 from stepwell.errors import ConfigError
 from stepwell.messages import Message, ToolSpec, ToolSpecs, Transcript, Usage
 from stepwell.models.base import CallPart, Delta, ModelProfile, ModelRequest, Settings
-from stepwell.models.openai import OpenAIModel, Timeouts
+from stepwell.models.openai import OpenAIModel
+from stepwell.models.retries import Timeouts
 from tests.support.asking import KEY, asked, asks, collect, joined, model_at
 from tests.support.endpoint import Cut, Endpoint, Reply, Request, chunk, ending, error, stream, text, tool_calls, whole
 

@@ -11,7 +11,8 @@ import pytest
 
 from stepwell.messages import Image, Message, ToolCall, ToolSpec, ToolSpecs, Transcript, Usage
 from stepwell.models.base import CallPart, Delta, ModelProfile, ModelRequest, Settings
-from stepwell.models.providers import Patience, ProviderModel, provider_model
+from stepwell.models.providers import ProviderModel, provider_model
+from stepwell.models.retries import Retries
 from tests.support import anthropic
 from tests.support.asking import KEY, asked, collect, joined
 from tests.support.endpoint import DONE, Endpoint, Reply, Request, call_chunk, chunk, stream, usage_field
@@ -23,7 +24,7 @@ HI = stream(anthropic.opening(), *anthropic.said(0, "Hi"), *anthropic.closing())
 
 
 def model_at(endpoint: Endpoint, vendor: str = "anthropic", **options: Any) -> ProviderModel:
-    given: dict[str, Any] = {"api_key": KEY, "patience": Patience(attempts=3, base=0.0), **options}
+    given: dict[str, Any] = {"api_key": KEY, "retries": Retries(attempts=3, base=0.0), **options}
     url = endpoint.base_url.removesuffix("/v1")
     return provider_model(vendor, "claude-x", base_url=url, **given)
 

@@ -13,10 +13,11 @@ import pytest
 from stepwell.config import ModelSettings
 from stepwell.errors import ConfigError
 from stepwell.models.base import Delta, Failure
-from stepwell.models.providers import Patience, provider_model
+from stepwell.models.providers import provider_model
+from stepwell.models.retries import Retries, Timeouts
 from stepwell.wiring.parts import make_model, model_profile
 from tests.models.test_providers import HI, asks, model_at, told
-from tests.support import anthropic
+from tests.support import anthropic, bedrock
 from tests.support.asking import KEY, asked, collect, joined
 from tests.support.endpoint import Cut, Endpoint, Piece, Reply, document, stream
 
@@ -108,13 +109,13 @@ def test_a_web_page_in_place_of_an_error_is_told_by_its_title() -> None:
 
 @pytest.mark.parametrize("vendor", ["anthropic", "google", "mistral"])
 def test_a_refusal_without_a_word_is_known_by_its_status(vendor: str) -> None:
-    failure = failed(Reply(status=503), vendor=vendor, patience=Patience(attempts=1))
+    failure = failed(Reply(status=503), vendor=vendor, retries=Retries(attempts=1))
     assert (failure.kind, failure.status) == ("server", 503)
 
 
 def test_a_vendor_that_falls_silent_is_left() -> None:
     silent = stream(anthropic.opening(), *anthropic.said(0, "It is"), Cut.STALL)
-    deltas, _ = asks(asked(), silent, patience=Patience(stall=0.3))
+    deltas, _ = asks(asked(), silent, timeouts=Timeouts(stall=0.3), retries=Retries())
     assert joined(deltas) == "It is"
     assert deltas[-1].failure == Failure("stall", "The vendor sent nothing for 0.3 s.")
 
@@ -124,7 +125,7 @@ def test_where_nobody_listens_the_address_is_what_to_check() -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             url = f"http://127.0.0.1:{free.getsockname()[1]}"
-            model = provider_model("anthropic", "m", api_key=KEY, base_url=url, patience=Patience(attempts=1))
+            model = provider_model("anthropic", "m", api_key=KEY, base_url=url, retries=Retries(attempts=1))
             deltas = await collect(model)
             await model.close()
             return deltas
@@ -143,13 +144,13 @@ def test_gemini_says_when_to_come_again() -> None:
 
 
 def test_the_client_of_bedrock_makes_no_retries_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"}
-    keys = {"AWS_ACCESS_KEY_ID": "AKIATEST", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "eu-west-1"}
-    for name, value in {**files, **keys}.items():
+    for name, value in bedrock.ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     busy = document({"message": "Too busy."}, 503, {"x-amzn-errortype": "ServiceUnavailableException"})
     deltas, requests = asks(asked(), busy, busy, busy, vendor="bedrock", api_key="")
-    assert [delta.failure and delta.failure.status for delta in deltas] == [503] * 3
+    assert [delta.failure and (delta.failure.status, delta.failure.message) for delta in deltas] == [
+        (503, "Too busy.")
+    ] * 3
     assert len(requests) == 3
     assert "AKIATEST/" in requests[0].headers["authorization"]
 

@@ -57,9 +57,9 @@ def test_the_address_is_one_that_this_machine_reaches(host: str, shown: str) -> 
 
 def test_the_address_file_is_for_its_owner_alone_also_where_another_was(tmp_path: Path) -> None:
     for url in ("http://127.0.0.1:1", "http://127.0.0.1:2"):
-        file = write_address(tmp_path, url, "key")
+        file = write_address(tmp_path, url, "key", "hash")
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
-        assert json.loads(file.read_text()) | {"pid": 0} == {"url": url, "key": "key", "pid": 0}
+        assert json.loads(file.read_text()) | {"pid": 0} == {"url": url, "key": "key", "pid": 0, "settings": "hash"}
         file.chmod(0o666)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from stepwell.messages import Message, Transcript
 from stepwell.models.base import Delta, Model, ModelRequest, Settings
-from stepwell.models.openai import OpenAIModel, Retries
+from stepwell.models.openai import OpenAIModel
+from stepwell.models.retries import Retries
 from tests.support.endpoint import WAIT, Endpoint, Reply, Request
 
 KEY = "sk-secret-0123456789"

@@ -30,7 +30,7 @@ async def _ask(screen: Screen, sources: Sources, question: str, model: str, thre
     config = sources.config(screen)
     turn, outcome, manner = Turn(), "left", Manner(model)
     with interrupts.Interrupts() as interrupt:
-        async with connected(config, screen) as connection:
+        async with connected(config, screen, sources.file) as connection:
             place = await connection.find(thread) if thread else Place()
             stop = Stop(connection, screen, interrupt)
             if place.run:

@@ -32,7 +32,7 @@ def run(screen: Screen, sources: Sources, *, model: str, thread: str, engine: En
 async def _chat(screen: Screen, sources: Sources, manner: Manner, thread: str) -> int:
     config = sources.config(screen)
     with interrupts.Interrupts() as interrupt:
-        async with connected(config, screen) as connection:
+        async with connected(config, screen, sources.file) as connection:
             talk = _Talk(connection, screen, interrupt, sources)
             talk.manner = manner._replace(people=talk.lines.typed)
             code = await talk.go_on(thread) if thread else 0

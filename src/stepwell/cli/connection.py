@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from stepwell.cli.loading import load
 from stepwell.cli.people import LocalPeople, People
@@ -20,6 +21,9 @@ from stepwell.runs.channel import Cursor, Item
 from stepwell.runs.contexts import Pin
 from stepwell.wiring.host import Host, open_host
 from stepwell.wiring.library import user_message
+
+if TYPE_CHECKING:
+    from stepwell.cli.remote import Remote
 
 FACE = "cli"
 TRIES = 30
@@ -109,27 +113,34 @@ class Connection(Protocol):
 
 
 @asynccontextmanager
-async def connected(config: Config, screen: Screen) -> AsyncGenerator[Connection]:
+async def connected(config: Config, screen: Screen, named: Path | None = None) -> AsyncGenerator[Connection]:
     """Open the data folder here, or reach the server that holds it.
+
+    Args:
+        config: The settings; a server has its own.
+        screen: Told where the settings are not those of the server, and how to refuse.
+        named: The settings file that the person named; None for none.
 
     Raises:
         DataInUse: Another process works on the folder and is no server that answers.
         StepwellError: The folder or a setting is no good.
     """
-    connection = await _connect(config, screen)
+    connection = await _connect(config, screen, named)
     try:
         yield connection
     finally:
         await connection.close()
 
 
-async def _connect(config: Config, screen: Screen) -> Connection:
+async def _connect(config: Config, screen: Screen, named: Path | None) -> Connection:
     for left in range(TRIES, 0, -1):
         try:
             return Local(open_host(config), screen)
         except DataInUse:
-            found: Connection | None = await load("remote").find_server(config, screen)
+            found: Remote | None = await load("remote").find_server(config, screen)
             if found is not None:
+                if named is not None and found.settings != config.fingerprint:
+                    screen.note(screen.say("other_settings", url=found.url, file=named), "warn")
                 return found
         if left > 1:
             await asyncio.sleep(PAUSE)

@@ -44,6 +44,7 @@ _LOST = (aiohttp.ClientError, TimeoutError, OSError)
 class _Address(msgspec.Struct, frozen=True):
     url: str
     key: str
+    settings: str = ""
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -104,6 +105,11 @@ class Remote:
     def url(self) -> str:
         """The server's address."""
         return self._address.url
+
+    @property
+    def settings(self) -> str:
+        """The fingerprint of its settings file; empty for none."""
+        return self._address.settings
 
     def _request(self, method: str, path: str, **options: Any) -> _RequestContext:
         headers = {"authorization": f"Bearer {self._address.key}", **options.pop("headers", {})}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from types import FrameType
 
@@ -9,11 +10,13 @@ from stepwell.cli.program import command
 from stepwell.cli.screen import Screen
 from stepwell.cli.sources import Sources
 from stepwell.wiring.host import serve
+from stepwell.wiring.models import faults
 
 
 def run(screen: Screen, sources: Sources, *, host: str | None, port: int | None) -> int:
     """Serve, and return 0 when a signal asked to stop."""
     config = sources.config(screen, host=host, port=port)
+    unusable: dict[str, str] = {}
 
     def announce(url: str, key: str) -> None:
         screen.line(screen.say("serving", url=url), "good")
@@ -21,9 +24,12 @@ def run(screen: Screen, sources: Sources, *, host: str | None, port: int | None)
             screen.line(screen.say("serving_key", key=key), "strong")
         screen.line(screen.say("serving_next", command=command(sources, "chat")))
         screen.line(screen.say("serving_stop"), "dim")
+        for name, cause in unusable.items():
+            screen.note(screen.say("serving_without", name=name, cause=cause), "warn")
 
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        unusable |= asyncio.run(faults(config))
         serve(config, announce)
     except KeyboardInterrupt:
         screen.aside("\n")

@@ -25,7 +25,7 @@ def run(
 async def _run(screen: Screen, sources: Sources, goal: str, manner: Manner, thread: str, follow: bool) -> int:
     config, lines = sources.config(screen), Lines()
     with interrupts.Interrupts() as interrupt:
-        async with connected(config, screen) as connection:
+        async with connected(config, screen, sources.file) as connection:
             stop = Stop(connection, screen, interrupt)
             inside = (await connection.look(thread)).thread if thread else ""
             place = await connection.send(goal, thread=inside, manner=manner)

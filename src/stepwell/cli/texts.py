@@ -92,6 +92,11 @@ TEXTS = MappingProxyType(
             "另一个进程正在使用 {folder}，但没有服务器应答。请关闭它（也许是另一个终端里的 `stepwell chat`），"
             "或者运行 `stepwell serve` 供两者共用。",
         ),
+        "other_settings": (
+            "The server at {url} holds the data folder and answers with its own settings; those of {file} are not used "
+            "for this run.",
+            "位于 {url} 的服务器正在使用此数据目录，并按它自己的设置回答；本次运行不使用 {file} 中的设置。",
+        ),
         "server_gone": (
             "The server at {url} does not answer any more ({cause}). The run goes on when it is back; see it with "
             "`stepwell show {id}`.",
@@ -131,6 +136,10 @@ TEXTS = MappingProxyType(
         "serving_stop": (
             "Ctrl-C stops it; unfinished runs go on at the next start.",
             "按 Ctrl-C 停止；未完成的运行会在下次启动时继续。",
+        ),
+        "serving_without": (
+            "The model {name} cannot be used: {cause}. The others can; `stepwell doctor` says more.",
+            "模型 {name} 无法使用：{cause}。其他模型可以使用；详情见 `stepwell doctor`。",
         ),
         # threads, keys
         "no_threads": ("There are no threads of {owner} yet.", "{owner} 还没有会话。"),

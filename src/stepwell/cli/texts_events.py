@@ -11,10 +11,7 @@ EVENTS = MappingProxyType(
             "运行开始：模型 {model}，入口 {face}，工具 {tools}",
         ),
         "event_run_ended": ("run ended: {reason} {text}", "运行结束：{reason} {text}"),
-        "event_run_claimed": (
-            "another process went on with the run (number {epoch})",
-            "另一个进程接手运行（第 {epoch} 次）",
-        ),
+        "event_run_claimed": ("the run is taken up again (time {epoch})", "运行被重新接手（第 {epoch} 次）"),
         "event_cancel_requested": ("asked to stop {text}", "收到停止请求 {text}"),
         "event_message_added": ("{role}: {text}", "{role}：{text}"),
         "event_message_started": ("the model answers", "模型开始回答"),

@@ -1,6 +1,6 @@
 """What an endpoint says went wrong, as a `Failure`: error bodies, statuses and `Retry-After`.
 
-It only reads. Whether and when a request is made again is decided in `openai.py`, which also takes secrets out
+It only reads. Whether and when a request is made again is decided in `retries.py`, which also takes secrets out
 of messages before it cuts them to `MESSAGE_LIMIT`.
 """
 

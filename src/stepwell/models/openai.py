@@ -9,58 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import io
-import random
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 
 import aiohttp
-import msgspec
 from yarl import URL
 
 from stepwell.errors import ConfigError
 from stepwell.messages import ToolSpecs
 from stepwell.models.base import Delta, Failure, ModelProfile, ModelRequest
-from stepwell.models.failures import RETRIED, bounded, refusal, retry_after
+from stepwell.models.failures import RETRIED, refusal, retry_after
 from stepwell.models.reply import ReplyReader
+from stepwell.models.retries import RETRIES, TIMEOUTS, Retries, Timeouts
 from stepwell.models.wire import MessageEncoder, tail_fields, to_json, tools_json
 
-
-class Timeouts(msgspec.Struct, frozen=True):
-    """How long to wait for an endpoint.
-
-    Args:
-        connect: Seconds until a connection stands, name lookup and TLS included.
-        stall: Seconds without a byte, before the first one and between two; 0 for no limit.
-        finish: Seconds that what is left may take once it is known how a request ended: usage and the end of the
-            stream after the finish reason, the body of an error.
-    """
-
-    connect: float = 10.0
-    stall: float = 120.0
-    finish: float = 5.0
-
-
-class Retries(msgspec.Struct, frozen=True):
-    """How often and when a failed request is made again: exponential back-off with full jitter.
-
-    The wait before retry n is random between 0 and `min(cap, base * 2**(n-1))` seconds ("Exponential Backoff
-    And Jitter", AWS Architecture Blog, 2015). A `Retry-After` counts in its place.
-
-    Args:
-        attempts: Requests in all, the first included.
-        base: Seconds.
-        cap: Seconds.
-        max_wait: The longest `Retry-After` in seconds that is waited for; a longer one ends the call.
-    """
-
-    attempts: int = 4
-    base: float = 0.5
-    cap: float = 8.0
-    max_wait: float = 60.0
-
-
-_PROFILE, _TIMEOUTS, _RETRIES = ModelProfile(), Timeouts(), Retries()
+_PROFILE = ModelProfile()
 
 _LINGER = 1.0
 """Seconds that a connection may take to end its response after `[DONE]`, so that it can be used again."""
@@ -94,8 +58,8 @@ class OpenAIModel:
         *,
         api_key: str = "",
         profile: ModelProfile = _PROFILE,
-        timeouts: Timeouts = _TIMEOUTS,
-        retries: Retries = _RETRIES,
+        timeouts: Timeouts = TIMEOUTS,
+        retries: Retries = RETRIES,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.profile = profile
@@ -128,7 +92,9 @@ class OpenAIModel:
             if delta.failure is None:
                 yield delta
                 return
-            delta, wait = self._judge(delta, exchange, attempt)
+            failure, asked = delta.failure, exchange.retry_after
+            may_pass = _may_pass(failure) and not exchange.reader.started
+            delta, wait = self._retries.judge(delta, failure, attempt, asked, may_pass=may_pass, secrets=self._secrets)
             yield delta
             if wait is None:
                 return
@@ -209,30 +175,6 @@ class OpenAIModel:
     def _end(self, response: aiohttp.ClientResponse) -> None:
         self._ending.discard(response)
         response.close()
-
-    def _judge(self, delta: Delta, exchange: _Exchange, attempt: int) -> tuple[Delta, float | None]:
-        """Return the failed delta as it is handed out, and the seconds until the next attempt, if there is one."""
-        failure = delta.failure
-        assert failure is not None
-        message, wait, retries = failure.message, None, self._retries
-        if _may_pass(failure) and not exchange.reader.started and attempt < retries.attempts:
-            asked = exchange.retry_after
-            if asked is None:
-                wait = random.uniform(0.0, min(retries.cap, retries.base * 2 ** (attempt - 1)))
-            elif asked <= retries.max_wait:
-                # A little later than asked, or all who were told the same come back together.
-                wait = asked + random.uniform(0.0, retries.base)
-            else:
-                message = f"{message} It asks to wait {asked:g} s."
-        failure = Failure(failure.kind, self._without_secrets(message), failure.status, wait)
-        if wait is not None:
-            return Delta(failure=failure), wait
-        return msgspec.structs.replace(delta, failure=failure), None
-
-    def _without_secrets(self, message: str) -> str:
-        for secret in self._secrets:
-            message = message.replace(secret, "***")
-        return bounded(message)
 
 
 class _Exchange:

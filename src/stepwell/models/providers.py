@@ -1,14 +1,13 @@
 """The adapter for vendors with protocols of their own, over `pydantic_ai.direct`: Anthropic, Gemini, Bedrock, Mistral.
 
-It keeps our port: deltas, retries and failures as in `openai.py`. pydantic-ai makes the requests and reads the
-replies; its own retries are off. It needs the extra `providers`, and importing it takes seconds: import it lazily.
-It runs no tools and keeps no history. `docs/providers.md` tells what it sends and what it leaves out.
+It keeps our port: deltas and failures as in `openai.py`, retries as in `retries.py`. pydantic-ai makes the requests and
+reads the replies; its own retries are off. It needs the extra `providers`, and importing it takes seconds: import it
+lazily. It runs no tools and keeps no history. `docs/providers.md` tells what it sends and what it leaves out.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 
@@ -17,36 +16,15 @@ from pydantic_ai.direct import model_request_stream
 from pydantic_ai.models import StreamedResponse
 
 from stepwell.errors import ConfigError
-from stepwell.models.base import Delta, Failure, ModelProfile, ModelRequest
-from stepwell.models.failures import bounded
+from stepwell.models.base import Delta, ModelProfile, ModelRequest
 from stepwell.models.providers_clients import Client, client_of, closing_responses
 from stepwell.models.providers_failures import Setback, setback_of
 from stepwell.models.providers_kept import signed_form
 from stepwell.models.providers_reply import EventReader
 from stepwell.models.providers_request import messages_of, parameters_of, settings_of
+from stepwell.models.retries import RETRIES, TIMEOUTS, Retries, Timeouts
 
-
-class Patience(msgspec.Struct, frozen=True):
-    """How long to wait for a vendor, and how often to ask again; as `Timeouts` and `Retries` of `openai.py`.
-
-    Args:
-        connect: Seconds until a connection stands.
-        stall: Seconds without a byte, before the first one and between two.
-        attempts: Requests in all, the first included.
-        base: The wait before retry n is random between 0 and `min(cap, base * 2**(n-1))` seconds.
-        cap: Seconds.
-        max_wait: The longest wait in seconds that a vendor may ask for; a longer one ends the call.
-    """
-
-    connect: float = 10.0
-    stall: float = 120.0
-    attempts: int = 4
-    base: float = 0.5
-    cap: float = 8.0
-    max_wait: float = 60.0
-
-
-_PROFILE, _PATIENCE = ModelProfile(), Patience()
+_PROFILE = ModelProfile()
 
 
 def provider_model(
@@ -56,7 +34,8 @@ def provider_model(
     api_key: str = "",
     base_url: str = "",
     profile: ModelProfile = _PROFILE,
-    patience: Patience = _PATIENCE,
+    timeouts: Timeouts = TIMEOUTS,
+    retries: Retries = RETRIES,
 ) -> ProviderModel:
     """Return a model of a vendor that pydantic-ai knows.
 
@@ -67,7 +46,8 @@ def provider_model(
             such as the end of a line of a file, is no part of it.
         base_url: Empty: the vendor's own endpoint.
         profile: Facts about the model's family.
-        patience: How long to wait, how often to try.
+        timeouts: How long to wait.
+        retries: When to try again.
 
     Raises:
         ConfigError: There is no such vendor, its client is not installed, or something it needs is not set or no key.
@@ -78,9 +58,10 @@ def provider_model(
         raise ConfigError("`api_key` holds characters that no key has; set it anew, without breaks and quotation marks")
 
     def connect() -> Client:
-        return client_of(vendor, api_key=api_key, base_url=base_url, connect=patience.connect, stall=patience.stall)
+        return client_of(vendor, api_key=api_key, base_url=base_url, connect=timeouts.connect, stall=timeouts.stall)
 
-    return ProviderModel(connect, model, profile=profile, patience=patience, secrets=(api_key,) if api_key else ())
+    secrets = (api_key,) if api_key else ()
+    return ProviderModel(connect, model, profile=profile, timeouts=timeouts, retries=retries, secrets=secrets)
 
 
 class ProviderModel:
@@ -91,7 +72,8 @@ class ProviderModel:
             loop.
         model: The name sent where a request names none.
         profile: Facts about the model's family.
-        patience: How long to wait, how often to try.
+        timeouts: How long to wait.
+        retries: When to try again.
         secrets: What no message may show.
     """
 
@@ -101,11 +83,13 @@ class ProviderModel:
         model: str,
         *,
         profile: ModelProfile = _PROFILE,
-        patience: Patience = _PATIENCE,
+        timeouts: Timeouts = TIMEOUTS,
+        retries: Retries = RETRIES,
         secrets: tuple[str, ...] = (),
     ) -> None:
         self.profile = profile
-        self._connect, self._model, self._patience, self._secrets = connect, model, patience, secrets
+        self._connect, self._model, self._secrets = connect, model, secrets
+        self._timeouts, self._retries = timeouts, retries
         self._unused: Client | None = connect()
         self._clients: dict[asyncio.AbstractEventLoop, Client] = {}
 
@@ -128,12 +112,15 @@ class ProviderModel:
                     reply = events.get()
                     delta = msgspec.structs.replace(reader.last(reply), signed=signed_form(reply))
             except Exception as error:  # whatever a vendor's client raises is a failure of the reply
-                setback = setback_of(error, self._patience.connect, self._patience.stall)
+                setback = setback_of(error, self._timeouts.connect, self._timeouts.stall)
                 delta = Delta(failure=setback.failure, stop="error")
             if delta.failure is None:
                 yield delta
                 return
-            delta, wait = self._judge(delta, delta.failure, setback, attempt, started=reader.started)
+            failure, asked = delta.failure, setback.retry_after if setback is not None else None
+            may_pass = failure.kind == "broken" if setback is None else setback.may_pass
+            may_pass = may_pass and not reader.started
+            delta, wait = self._retries.judge(delta, failure, attempt, asked, may_pass=may_pass, secrets=self._secrets)
             yield delta
             if wait is None:
                 return
@@ -165,29 +152,7 @@ class ProviderModel:
         return model_request_stream(
             model,
             messages_of(request, self.profile, client.vendor),
-            model_settings=settings_of(request, self.profile, model.unsupported_settings, self._patience.stall),
+            model_settings=settings_of(request, self.profile, model.unsupported_settings, self._timeouts.stall),
             model_request_parameters=parameters_of(request, model.profile),
             instrument=False,
         )
-
-    def _judge(
-        self, delta: Delta, failure: Failure, setback: Setback | None, attempt: int, *, started: bool
-    ) -> tuple[Delta, float | None]:
-        """Return the failed delta as it is handed out, and the seconds until the next attempt, if there is one."""
-        message, wait, patience = failure.message, None, self._patience
-        may_pass = failure.kind == "broken" if setback is None else setback.may_pass
-        if may_pass and not started and attempt < patience.attempts:
-            asked = setback.retry_after if setback is not None else None
-            if asked is None:
-                wait = random.uniform(0.0, min(patience.cap, patience.base * 2 ** (attempt - 1)))
-            elif asked <= patience.max_wait:
-                # A little later than asked, or all who were told the same come back together.
-                wait = asked + random.uniform(0.0, patience.base)
-            else:
-                message = f"{message} It asks to wait {asked:g} s."
-        for secret in self._secrets:
-            message = message.replace(secret, "***")
-        failure = Failure(failure.kind, bounded(message), failure.status, wait)
-        if wait is not None:
-            return Delta(failure=failure), wait
-        return msgspec.structs.replace(delta, failure=failure), None

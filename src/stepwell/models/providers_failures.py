@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import cast
+
 import msgspec
 from pydantic_ai.exceptions import (
     ModelAPIError,
@@ -24,6 +27,9 @@ from stepwell.errors import ConfigError
 from stepwell.models.base import Failure
 from stepwell.models.failures import RETRIED, refusal
 from stepwell.models.wire import to_json
+
+_BROKE_OFF = 424
+"""The status of Bedrock's `modelStreamErrorException`, after which its documents say to ask again."""
 
 
 class Setback(msgspec.Struct, frozen=True):
@@ -70,8 +76,10 @@ def _refused(error: ModelHTTPError) -> Setback:
         failure = msgspec.structs.replace(failure, kind="overflow")
     elif isinstance(error, ModelAuthenticationError) and failure.kind != "auth":
         failure = Failure("auth", f"{failure.message} Check the `api_key` of this model.", failure.status)
+    elif failure.status == _BROKE_OFF:
+        failure = msgspec.structs.replace(failure, kind="server")
     # Used up quota does not come back by waiting.
-    may_pass = failure.kind in ("rate_limit", "server") and failure.status in RETRIED
+    may_pass = failure.kind in ("rate_limit", "server") and failure.status in RETRIED | {_BROKE_OFF}
     return Setback(failure, may_pass and not isinstance(error, ModelQuotaExceededError), error.retry_after)
 
 
@@ -112,7 +120,19 @@ def _told(error: ModelAPIError) -> Failure:
 def _bytes_of(body: object) -> bytes:
     if isinstance(body, str):
         return body.encode("utf-8", "replace")
+    told = _told_in(body)
     try:
-        return b"" if body is None else to_json(body)
+        return b"" if told is None else to_json(told)
     except TypeError:  # what a client made of the body is not always plain
-        return str(body).encode("utf-8", "replace")
+        return str(told).encode("utf-8", "replace")
+
+
+def _told_in(body: object) -> object:
+    """Return what a body says of the failure; Bedrock's client keeps it beside the headers."""
+    if not isinstance(body, Mapping):
+        return body
+    known = cast("Mapping[str, object]", body)
+    error = known.get("Error")
+    if not isinstance(error, Mapping):
+        return known
+    return {name.lower(): value for name, value in cast("Mapping[str, object]", error).items()}

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from stepwell.config import Config
 from stepwell.errors import ConfigError
-from stepwell.runs.service import GRACE
+from stepwell.runs.carrying import GRACE
 
 ADDRESS_FILE = "server.json"
 """In the data folder, for its owner alone: where the server is and a key for the command line."""
@@ -59,12 +59,12 @@ def address(config: Config, listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def write_address(folder: Path, url: str, key: str) -> Path:
-    """Tell commands of the same user where the server is."""
+def write_address(folder: Path, url: str, key: str, settings: str = "") -> Path:
+    """Tell commands of the same user where the server is, and by the hash of their file which settings it has."""
     file = folder / ADDRESS_FILE
     file.unlink(missing_ok=True)
     with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
-        json.dump({"url": url, "key": key, "pid": os.getpid()}, out)
+        json.dump({"url": url, "key": key, "pid": os.getpid(), "settings": settings}, out)
     return file
 
 

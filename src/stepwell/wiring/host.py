@@ -116,7 +116,7 @@ async def _serve(config: Config, announce: Callable[[str, str], None]) -> None:
     from stepwell.store.keys import issue, token
     from stepwell.wiring.parts import preload
 
-    host = open_host(config)
+    host, settings = open_host(config), config.fingerprint
     store = host.service.store
     try:
         preload(config)
@@ -128,7 +128,7 @@ async def _serve(config: Config, announce: Callable[[str, str], None]) -> None:
         app = create_app(config, host.catalog, host.service, key)
 
         async def started() -> None:
-            write_address(config.folder, url, key)
+            write_address(config.folder, url, key, settings)
             announce(url, first)
 
         await serve(app, listener, started, host.service.stop)

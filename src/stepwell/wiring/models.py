@@ -20,6 +20,20 @@ KEPT = 256
 """Ways to keep requests inside a window that are kept, one for each model and longest reply."""
 
 
+async def faults(config: Config) -> dict[str, str]:
+    """Return why models of the settings can answer nothing, by their names, as far as this machine can tell.
+
+    Endpoints are not asked: what is told are missing extras, keys and scripts.
+    """
+    found: dict[str, str] = {}
+    for name, settings in config.models.items():
+        try:
+            await make_model(name, settings, config.api_key(settings)).close()
+        except ConfigError as error:
+            found[name] = str(error).removeprefix(f"models.{name}: ")
+    return found
+
+
 class ConfiguredModels:
     """The models of the settings, by name.
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stepwell.messages import ToolSpecs
     from stepwell.models.base import Model, ModelProfile
     from stepwell.models.dialects.base import Dialect
+    from stepwell.models.retries import Retries, Timeouts
     from stepwell.specs import ContextSpec
     from stepwell.store.base import Store
     from stepwell.tools.base import Complete
@@ -71,18 +72,22 @@ def make_model(name: str, settings: ModelSettings, api_key: str) -> Model:
         from stepwell.models.scripted import ScriptedModel
 
         return ScriptedModel(script_of(settings.script), profile=model_profile(name, settings))
+    from stepwell.models.retries import Retries, Timeouts
+
+    timeouts = Timeouts(settings.connect_timeout, settings.stall_timeout)
+    retries = Retries(settings.attempts)
     vendor, sent = _vendor(name, settings)
     if vendor:
-        return _provider_model(vendor, sent, name, settings, api_key)
-    from stepwell.models.openai import OpenAIModel, Retries, Timeouts
+        return _provider_model(vendor, sent, name, settings, api_key, timeouts, retries)
+    from stepwell.models.openai import OpenAIModel
 
     return OpenAIModel(
         settings.base_url,
         sent,
         api_key=api_key,
         profile=model_profile(name, settings),
-        timeouts=Timeouts(connect=settings.connect_timeout, stall=settings.stall_timeout),
-        retries=Retries(attempts=settings.attempts),
+        timeouts=timeouts,
+        retries=retries,
     )
 
 
@@ -95,10 +100,12 @@ def _vendor(name: str, settings: ModelSettings) -> tuple[str, str]:
     return vendor, settings.model or name
 
 
-def _provider_model(vendor: str, sent: str, name: str, settings: ModelSettings, api_key: str) -> Model:
+def _provider_model(
+    vendor: str, sent: str, name: str, settings: ModelSettings, api_key: str, timeouts: Timeouts, retries: Retries
+) -> Model:
     """Return the adapter of a model that speaks its vendor's own protocol."""
     try:
-        from stepwell.models.providers import Patience, provider_model
+        from stepwell.models.providers import provider_model
     except ImportError as error:
         remedy = 'pip install "stepwell[providers]"'
         raise ConfigError(f"models.{name}: the kind {settings.kind} needs an extra; {remedy}") from error
@@ -109,7 +116,8 @@ def _provider_model(vendor: str, sent: str, name: str, settings: ModelSettings, 
             api_key=api_key,
             base_url=settings.base_url,
             profile=model_profile(name, settings),
-            patience=Patience(settings.connect_timeout, settings.stall_timeout, settings.attempts),
+            timeouts=timeouts,
+            retries=retries,
         )
     except ConfigError as error:
         raise ConfigError(f"models.{name}: {error}") from error

@@ -64,6 +64,23 @@ def test_calls_of_the_clients_tools_end_the_run_and_their_results_go_on_with_it(
     asyncio.run(main())
 
 
+def test_arguments_that_do_not_fit_are_told_with_their_result_and_not_left_to_the_client(tmp_path: Path) -> None:
+    async def main() -> None:
+        wrong = tool_calls(("c9", "look", ['{"where": 1}']))
+        async with (
+            Endpoint([wrong, looks("top")]) as endpoint,
+            serving(tmp_path, models=scripted(endpoint)) as server,
+        ):
+            events = await Agui(server).run(messages=[user("What is there?")], tools=[LOOK])
+            check(events)
+            assert [each["delta"] for each in of(events, "TOOL_CALL_ARGS")] == ['{"where": 1}', '{"at": "top"}']
+            (result,) = of(events, "TOOL_CALL_RESULT")
+            assert (result["toolCallId"], result["metadata"]["stepwell"]["status"]) == ("c9", "invalid")
+            assert events[-1]["outcome"]["pendingToolCallIds"] == ["c0"]
+
+    asyncio.run(main())
+
+
 def test_a_message_in_place_of_a_result_is_heard_and_the_call_has_none(tmp_path: Path) -> None:
     async def main() -> None:
         async with (

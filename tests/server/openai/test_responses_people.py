@@ -98,6 +98,20 @@ def test_the_stream_of_a_call_is_in_order_and_ends_with_it(tmp_path: Path) -> No
     asyncio.run(main())
 
 
+def test_a_call_that_does_not_fit_never_reaches_the_client(tmp_path: Path) -> None:
+    async def main() -> None:
+        wrong = tool_calls(("c9", "weather", ['{"where": 1}']))
+        replies = [wrong, asks_weather("Rome")]
+        async with Endpoint(replies) as endpoint, at_work(tmp_path, endpoint) as (_, client):
+            events = [each async for each in await begin(client, stream=True)]
+            handed = [each.arguments for each in events if each.type == "response.function_call_arguments.done"]
+            assert handed == ['{"place": "Rome"}']
+            assert [each.type for each in events[-1].response.output] == ["function_call"]
+            assert "where" not in str([each.to_dict() for each in events])
+
+    asyncio.run(main())
+
+
 def test_what_is_left_of_several_calls_is_shown_again(tmp_path: Path) -> None:
     async def main() -> None:
         async with (
@@ -270,6 +284,18 @@ def test_a_response_in_the_background_is_there_at_once_and_can_be_cancelled(tmp_
             done = await settled(client, server, first.response.id)
             assert (done.status, done.output_text) == ("completed", "Wait")
             assert (await client.responses.cancel(done.id)).status == "completed"
+
+    asyncio.run(main())
+
+
+def test_a_response_says_whether_it_was_to_be_made_in_the_background(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Endpoint([text("One."), text("Two.")]) as endpoint, at_work(tmp_path, endpoint) as (server, client):
+            for background, attached in ((True, {"of": "me"}), (False, {})):
+                made = await client.responses.create(model="m", input="x", background=background, metadata=attached)
+                assert (made.background, made.metadata) == (background, attached)
+                kept = await settled(client, server, made.id)
+                assert (kept.status, kept.background, kept.metadata) == ("completed", background, attached)
 
     asyncio.run(main())
 

@@ -115,10 +115,3 @@ class Agents:
     def remove(self, path: str) -> AgentAtWork | None:
         """Let go of an agent whose task is over."""
         return self._inside.pop(path, None)
-
-    def delegated(self, path: str, call: str) -> bool:
-        """Tell whether an agent at work does a task that a call of another gave it."""
-        inside = self._inside.values()
-        return any(
-            each.started is not None and each.started.call == call and parent_of(each.path) == path for each in inside
-        )

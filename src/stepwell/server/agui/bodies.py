@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stepwell.events import Policy
 from stepwell.server.bodies import LimitsBody, Name, PlanBody, Strict, Text
+from stepwell.server.counts import Counted
 from stepwell.specs import EngineName
 
 Id = Annotated[Text, Field(min_length=1, max_length=1000)]
@@ -105,7 +106,7 @@ class RunInputBody(_Open):
 
     threadId: Id
     runId: Id
-    messages: list[InputMessageBody]
+    messages: Annotated[list[InputMessageBody], Counted]
     """The whole conversation as the client has it; what is new at its end is taken."""
     state: object = None
     tools: list[InputToolBody] | None = Field(default=None, max_length=128)

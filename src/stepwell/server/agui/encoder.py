@@ -51,6 +51,7 @@ from stepwell.server.agui.interrupts import Open, interrupt
 from stepwell.server.agui.parts import parts_of
 from stepwell.server.agui.replies import Reply
 from stepwell.server.agui.wire import NAME, PROTOCOL, Shown, custom, event, message_id
+from stepwell.server.underway import UnderWay
 
 Object = dict[str, Any]
 
@@ -114,7 +115,7 @@ class Encoder:
     def __init__(self, thread: str, run: int, asking: Asking) -> None:
         self._thread, self._run, self._asking = thread, run, asking
         self._board = Board(thread, run, asking.state)
-        self._agents = Agents()
+        self._agents, self._under_way = Agents(), UnderWay()
         self._questions: dict[int, Open] = {}
         self._used: dict[str, Usage] = {}
         self._said = asking.said
@@ -153,6 +154,7 @@ class Encoder:
             return self._piece(item.event)
         happened, kind = item.event, type(item.event)
         self._board.take(item)
+        self._under_way.take(item)
         take = self._TAKES.get(kind)
         if take is None and kind not in _TOLD:
             return []
@@ -251,14 +253,7 @@ class Encoder:
 
     def _stalled(self) -> list[bytes]:
         """Return what ends the AG-UI run where all that is under way are tools that ask people something."""
-        if self.replies or not any(each.asked.kind == "elicitation" for each in self._questions.values()):
-            return []
-        asks = {(each.path, each.asked.call) for each in self._questions.values()}
-        for agent in self._agents.all():
-            for call in agent.calls:
-                if (agent.path, call) not in asks and not self._agents.delegated(agent.path, call):
-                    return []
-        return self._interrupted()
+        return self._interrupted() if self._under_way.stalled else []
 
     # messages
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from stepwell.server.bodies import Text
+from stepwell.server.counts import Counted
 
 LARGEST = 2**31
 """Largest whole number that a field takes."""
@@ -54,7 +55,7 @@ class AgentChatBody(OldBody):
 
     query: OldText
     """What the user says."""
-    history: list[History] = Field(default_factory=list[History])
+    history: Annotated[list[History], Counted] = Field(default_factory=list[History])
     """Earlier messages, oldest first."""
     stream: bool = False
     """Many events, or one with everything."""
@@ -77,7 +78,7 @@ class OldChatBody(OldBody):
     """Any name of a conversation; empty for none."""
     history_len: OldNumber = -1
     """How many stored rounds the model sees where `history` names none; 0 and less mean none."""
-    history: list[History] | OldNumber = Field(default_factory=list[History])
+    history: Annotated[list[History] | OldNumber, Counted] = Field(default_factory=list[History])
     """Earlier messages, oldest first; or how many stored rounds."""
     stream: bool = False
     """Many events, or one with everything."""

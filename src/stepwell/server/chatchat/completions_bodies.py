@@ -15,6 +15,7 @@ from stepwell.runs.catalog import Catalog, Wish
 from stepwell.server.bodies import Name
 from stepwell.server.chatchat.bodies import MaxTokens, OldBody, OldNumber, OldText
 from stepwell.server.chatchat.wishes import model_of, wish
+from stepwell.server.counts import Counted
 
 CHOICES = ("auto", "none", "required")
 """Values of `tool_choice` that name no tool."""
@@ -66,7 +67,7 @@ class ToolObject(OldBody):
 class OldCompletionsBody(OldBody):
     """The body of `POST /chat/chat/completions`."""
 
-    messages: list[OldMessage] = Field(min_length=1)
+    messages: Annotated[list[OldMessage], Counted] = Field(min_length=1)
     """The conversation, oldest first; the last one is the user's."""
     model: OldText = ""
     """A model of the settings, or any name: it is sent to the default endpoint."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
@@ -55,6 +56,7 @@ def chat_router(config: Config, service: RunService, catalog: Catalog) -> APIRou
         caller, more = caller_of(request.scope), body.stepwell or StepwellBody()
         check_usable(body)
         conversation = conversation_of(body.messages, config.multimodal.image.max_pixels)
+        await asyncio.sleep(0)  # others have their turn between two long pieces of work
         spec = spec_of(catalog, body, conversation, caller.key)
         once = await once_of(request, idempotency_key)
         place = await resumed(service, caller.owner, conversation.messages, spec, more.thread)

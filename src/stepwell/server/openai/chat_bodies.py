@@ -15,6 +15,7 @@ from stepwell.errors import InputError
 from stepwell.messages import Image, Message, ToolCall
 from stepwell.runs.catalog import Catalog, Wish
 from stepwell.server.bodies import Name, Strict, Text
+from stepwell.server.counts import Counted
 from stepwell.server.openai.messages import (
     arguments_of,
     as_list,
@@ -28,6 +29,7 @@ from stepwell.server.openai.messages import (
 )
 from stepwell.server.openai.models import is_bare, resolve
 from stepwell.specs import EngineName, RunSpec
+from stepwell.tools.client import MOST
 
 Number = Annotated[float | None, Field(ge=-2, le=2)]
 Stop = Annotated[Text, Field(max_length=1000)]
@@ -67,13 +69,13 @@ class CompletionBody(BaseModel):
 
     model: Name
     """Name of an agent or of a model."""
-    messages: Annotated[list[Any], Field(min_length=1)]
+    messages: Annotated[list[Any], Field(min_length=1), Counted]
     """The conversation, oldest first."""
     stream: bool | None = None
     """Send the answer while it is made."""
     stream_options: StreamOptions | None = None
     """How a stream is sent."""
-    tools: list[Any] | None = None
+    tools: Annotated[list[Any] | None, Field(max_length=MOST)] = None
     """Functions that the client carries out."""
     tool_choice: Any = None
     """Which of them may or must be called."""

@@ -12,7 +12,7 @@ from stepwell.running import Question
 from stepwell.runs.answers import Reply
 from stepwell.runs.log import ThreadLog
 from stepwell.server.openai.responses_input import Answer, Said
-from stepwell.server.openai.responses_items import FUNCTIONS, VERDICTS, item_id
+from stepwell.server.openai.responses_items import ELICITATION, FUNCTIONS, VERDICTS, item_id
 
 
 def replies(log: ThreadLog, said: Said, run: int, *, whole: bool) -> list[Reply]:
@@ -32,7 +32,7 @@ def replies(log: ThreadLog, said: Said, run: int, *, whole: bool) -> list[Reply]
     state = log.state.run
     if state is None or run not in (0, state.seq) or state.cancel is not None:
         raise Decided("The run is over.", "previous_response_id")
-    if state.waiting is None:
+    if state.waiting is None and not any(each.event.kind == ELICITATION for each in log.state.questions.values()):
         raise Busy("The run goes on; wait until it waits again.", "previous_response_id")
     found: list[Reply] = []
     for each in said.answers:
@@ -65,6 +65,8 @@ def _answered(answer: Answer, asked: Question) -> Answered:
         raise no_call(answer)
     if kind == "result":
         return Answered(seq, "done", answer.text)
+    if kind == ELICITATION and answer.declined:
+        return Answered(seq, "deny", answer.text)
     if asked.event.form is not None:
         return Answered(seq, "answer", value=_fields(answer))
     return Answered(seq, "answer", answer.text)

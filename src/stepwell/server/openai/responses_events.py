@@ -44,6 +44,7 @@ from stepwell.server.openai.responses_frames import (
     number,
 )
 from stepwell.server.openai.responses_items import End, Object, ResponseId
+from stepwell.server.underway import UnderWay
 from stepwell.specs import RunSpec
 
 
@@ -85,6 +86,7 @@ class Encoder:
         self._text: Flow | None = None
         self._formed: tuple[int, str, str] | None = None
         self._held: list[Recorded] = []
+        self._under_way = UnderWay()
 
     def encode(self, item: Item) -> bytes:
         """Return the frames that an event becomes, joined; often none."""
@@ -108,9 +110,12 @@ class Encoder:
         return self.began and self.end is None
 
     def _take(self, recorded: Recorded) -> None:
+        self._under_way.take(recorded)
         take = self._TAKEN.get(type(recorded.event))
         if take is not None:
             take(self, recorded, recorded.event)
+        if self._under_way.stalled:  # nothing more comes until somebody answers
+            self._pause(recorded)
 
     def _emit(self, sequence: int, kind: str, **fields: Any) -> None:
         if sequence > self._after and self._inside:
@@ -169,14 +174,17 @@ class Encoder:
         self.starts.append(recorded.seq)
 
     def _run_waiting(self, recorded: Recorded, event: RunWaiting) -> None:
-        shown = [seq for seq, asked in self.questions.items() if _is_shown(asked)]
-        if not shown or self.waits:
+        self._pause(recorded)
+
+    def _pause(self, recorded: Recorded) -> None:
+        """End the response because people are waited for; those who answer have another."""
+        if not self.questions or self.waits:
             return
         self._close(recorded.seq)
         for place, (index, item) in enumerate(self._running.values()):  # such as a task given to another agent
             self._done(number(recorded.seq, 64 + place), index, item | {"status": "incomplete"})
         self._running.clear()
-        left = [seq for seq in shown if seq not in self._told] if self._inside else []
+        left = [seq for seq in self.questions if seq not in self._told] if self._inside else []
         for place, seq in enumerate(left):
             self._question(seq, self.questions[seq], number(recorded.seq, (1 << 16) + 8 * place))
         self.waits = True
@@ -232,7 +240,7 @@ class Encoder:
 
     def _asked(self, recorded: Recorded, event: Asked) -> None:
         self.questions[recorded.seq] = event
-        if self._inside and _is_shown(event):
+        if self._inside:
             self._question(recorded.seq, event, number(recorded.seq, 0))
 
     def _is_handed_out(self, name: str) -> bool:
@@ -429,10 +437,6 @@ class Encoder:
             SummaryEnded: _summary_ended,
         }
     )
-
-
-def _is_shown(asked: Asked) -> bool:
-    return asked.kind in items.FUNCTIONS or asked.kind in items.VERDICTS
 
 
 def _parts(message: Message) -> tuple[str, str]:

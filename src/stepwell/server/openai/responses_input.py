@@ -16,6 +16,7 @@ from stepwell.errors import InputError
 from stepwell.messages import Image, Message, ToolCall
 from stepwell.runs.catalog import Catalog
 from stepwell.server.bodies import Name, Text
+from stepwell.server.counts import Counted
 from stepwell.server.openai.messages import (
     arguments_of,
     as_list,
@@ -29,8 +30,9 @@ from stepwell.server.openai.messages import (
     with_free_name,
 )
 from stepwell.server.openai.models import DEFAULT, resolve
-from stepwell.server.openai.responses_items import Object, parse_place
+from stepwell.server.openai.responses_items import BACKGROUND, ELICITATION, Object, parse_place
 from stepwell.specs import Limits, RunSpec
+from stepwell.tools.client import MOST
 
 Effort = Annotated[Text, Field(max_length=40)] | None
 
@@ -49,11 +51,11 @@ class ResponseBody(BaseModel):
 
     model: Name | None = None
     """Name of an agent or of a model; empty for the default agent."""
-    input: Any = None
+    input: Annotated[Any, Counted] = None
     """A text, or items."""
     instructions: str | None = None
     """Added to the agent's system message, for this run only."""
-    tools: list[Any] | None = None
+    tools: Annotated[list[Any] | None, Field(max_length=MOST)] = None
     """Functions that the client carries out."""
     tool_choice: Any = None
     """Which of them may or must be called."""
@@ -99,6 +101,7 @@ class Answer(NamedTuple):
         approve: Yes or no; None for the output of a function.
         text: The output, or the reason.
         known: The call stands in the same input.
+        declined: The output says that it is none.
     """
 
     field: str
@@ -107,6 +110,7 @@ class Answer(NamedTuple):
     approve: bool | None
     text: str
     known: bool = False
+    declined: bool = False
 
 
 class Said(NamedTuple):
@@ -153,7 +157,11 @@ def spec_of(catalog: Catalog, body: ResponseBody, said: Said, key: str) -> RunSp
         NotFound: There is no such agent or model.
         InputError: Something about it cannot be honoured; names the field.
     """
-    offered, choice = tool_choice(body.tool_choice, tool_specs(body.tools, inner=""))
+    brought = tool_specs(body.tools, inner="")
+    for index, each in enumerate(brought):
+        if each.name == ELICITATION:
+            raise InputError("Questions of tools come as calls of this name; rename yours.", f"tools.{index}.name")
+    offered, choice = tool_choice(body.tool_choice, brought)
     text = body.text or {}
     wish = msgspec.structs.replace(
         resolve(catalog, body.model or DEFAULT),
@@ -176,7 +184,8 @@ def spec_of(catalog: Catalog, body: ResponseBody, said: Said, key: str) -> RunSp
             raise InputError(str(error), "text.format") from error
         raise
     system = "\n\n".join(filter(None, (spec.system, as_text(body.instructions, "instructions"), said.system)))
-    return msgspec.structs.replace(spec, system=system, metadata=metadata_of(body.metadata))
+    attached = metadata_of(body.metadata) | ({BACKGROUND: "true"} if body.background else {})
+    return msgspec.structs.replace(spec, system=system, metadata=attached)
 
 
 def _sampling(body: ResponseBody, text: Object, tools: bool) -> Object:
@@ -292,7 +301,8 @@ class _Reader:
         if place is not None and place.part == "call":
             if images and not known:
                 raise InputError("The output of a function is text here.", f"{field}.output")
-            self._answers.append(Answer(f"{field}.call_id", place.thread, place.seq, None, text, known))
+            declined = item.get("status") == "incomplete"
+            self._answers.append(Answer(f"{field}.call_id", place.thread, place.seq, None, text, known, declined))
             self._after = len(self._messages)
 
     def _result(self, output: object, field: str) -> tuple[str, tuple[Image, ...]]:

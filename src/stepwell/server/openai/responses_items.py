@@ -21,7 +21,7 @@ Object = dict[str, Any]
 
 LABEL = "stepwell"
 """The name of the server that the agent's own tools seem to be on."""
-FUNCTIONS: frozenset[QuestionKind] = frozenset({"result", "question"})
+FUNCTIONS: frozenset[QuestionKind] = frozenset({"result", "question", "elicitation"})
 """Kinds of questions that are shown as calls of functions; their outputs are the answers."""
 VERDICTS: MappingProxyType[QuestionKind, tuple[Decision, Decision]] = MappingProxyType(
     {
@@ -34,6 +34,10 @@ VERDICTS: MappingProxyType[QuestionKind, tuple[Decision, Decision]] = MappingPro
 """Kinds that are shown as requests of approvals, and what yes and no mean for each."""
 ASK = "ask_human"
 """The agent's tool that asks a person."""
+ELICITATION = "elicitation"
+"""The function that a question of a running tool seems to be a call of."""
+BACKGROUND = "stepwell.background"
+"""Under which name a run remembers that its first response was to be made in the background."""
 
 Part = Literal["msg", "rs", "fc", "call", "mcp", "mcpr", "fco", "mcpa"]
 """What an id is of: a message, a thought, a function's call and the same as calls refer to it, a call of the agent's
@@ -144,13 +148,16 @@ def _told(text: str) -> list[Object]:
 
 
 def function_call(thread: str, question: int, asked: Asked, call: ToolCall | None, status: str) -> Object:
-    """Return a call of a function that the client carries out, or a question of the agent as one."""
+    """Return a call of a function that the client carries out, or a question of the agent or of its tool as one."""
+    if asked.kind == ELICITATION:
+        told = _question(asked) | ({"tool": call.name} if call is not None else {})
+        call = ToolCall("", ELICITATION, _text(told))
     return {
         "id": item_id("fc", thread, question),
         "type": "function_call",
         "call_id": item_id("call", thread, question),
         "name": call.name if call is not None else ASK,
-        "arguments": call.arguments if call is not None else _question(asked),
+        "arguments": call.arguments if call is not None else _text(_question(asked)),
         "status": status,
     }
 
@@ -163,16 +170,20 @@ def approval_request(thread: str, question: int, asked: Asked, call: ToolCall | 
         "type": "mcp_approval_request",
         "server_label": LABEL,
         "name": call.name if own and call is not None else asked.kind,
-        "arguments": call.arguments if own and call is not None else _question(asked),
+        "arguments": call.arguments if own and call is not None else _text(_question(asked)),
     }
 
 
-def _question(asked: Asked) -> str:
+def _question(asked: Asked) -> Object:
     told: Object = {"question": asked.text}
     if asked.choices:
         told["choices"] = asked.choices
     if asked.form is not None:
         told["form"] = asked.form
+    return told
+
+
+def _text(told: Object) -> str:
     return json.dumps(told, ensure_ascii=False)
 
 
@@ -253,7 +264,8 @@ def echo(spec: RunSpec) -> Object:
         "reasoning": {"effort": sampling.get("reasoning_effort"), "summary": None},
         "text": {"format": _format(spec.output)},
         "truncation": "disabled",
-        "metadata": spec.metadata,
+        "background": BACKGROUND in spec.metadata,
+        "metadata": {name: text for name, text in spec.metadata.items() if name != BACKGROUND},
     }
 
 

@@ -20,7 +20,7 @@ from stepwell.runs.service import RunService
 from stepwell.server.openai.responses_answers import joined, no_call, replies, told
 from stepwell.server.openai.responses_input import ResponseBody, Said
 from stepwell.server.openai.responses_items import ResponseId
-from stepwell.server.openai.responses_store import UNKEPT, Kept, kept
+from stepwell.server.openai.responses_store import UNKEPT, Kept, folded, kept
 from stepwell.specs import RunSpec
 
 DAY = 24 * 3600 * 1000
@@ -161,23 +161,27 @@ class Beginner:
         return await self._named(ref.thread, ref.run)
 
     async def _named(self, thread: str, seq: int) -> ResponseId:
-        """Return the response that begins with an event."""
+        """Return the response that begins with an event, or goes on with it: an answer may come while tools run."""
         (event,) = await self._service.store.read(thread, after=seq - 1, limit=1)
-        return ResponseId(thread, event.run, 0 if isinstance(event.event, RunStarted) else seq)
+        first = ResponseId(thread, event.run)
+        if isinstance(event.event, RunStarted):
+            return first
+        starts = (await folded(self._service, first)).encoder.starts
+        return first._replace(answered=max((each for each in starts if each <= seq), default=0))
 
     # answers
 
     async def _waiting(self, owner: str, said: Said) -> str:
         """Return the thread whose questions an input answers that names no response; empty for none."""
-        waiting: dict[str, frozenset[int]] = {}
-        for each in said.answers:
-            if each.thread not in waiting:
-                waiting[each.thread] = await self._open(owner, each.thread)
-            if each.question in waiting[each.thread]:
-                return each.thread
-            if each.approve is not None:
+        if not said.answers:
+            return ""
+        thread = said.answers[-1].thread  # what is answered now stands last; what was before is history
+        waiting = await self._open(owner, thread)
+        fits = [each.thread == thread and each.question in waiting for each in said.answers]
+        for each, waits in zip(said.answers, fits, strict=True):
+            if each.approve is not None and not waits:
                 raise no_call(each)
-        return ""
+        return thread if any(fits) else ""
 
     async def _open(self, owner: str, thread: str) -> frozenset[int]:
         """Return the numbers of a thread's open questions; none where it is not there."""

@@ -5,10 +5,11 @@ Nothing is written here but the removal of a thread.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
-from stepwell.errors import Busy, NotFound
+from stepwell.errors import Busy, InputError, NotFound
 from stepwell.events import Answered, Asked, Forked, MessageAdded, Recorded, RunStarted, Steered
 from stepwell.messages import Message
 from stepwell.runs.service import RunService
@@ -21,7 +22,11 @@ UNKEPT = 1
 """When the thread of a response expires that is not to be stored, in milliseconds since 1970: as soon as it is over."""
 _PAGE = 500
 _BACK = 64
-"""Events that are looked at together on the way back to the run before."""
+"""Events that are looked at together on the way back to the run before, at first; then more and more."""
+_MOST_BACK = 4096
+"""The most of them."""
+MOST_NAMED = 100
+"""Responses whose items one request may name, each of which is read whole."""
 
 
 class Kept(NamedTuple):
@@ -116,9 +121,9 @@ async def _events_of(service: RunService, id: ResponseId) -> AsyncGenerator[Reco
 
 async def _previous(service: RunService, id: ResponseId) -> str | None:
     """Return the id of the newest response before a run; a copied one has the id that it has where it was made."""
-    before, parent, copied = id.run, "", 0
+    before, parent, copied, width = id.run, "", 0, _BACK
     while before > 1:
-        first = max(0, before - 1 - _BACK)
+        first = max(0, before - 1 - width)
         for each in reversed(await service.store.read(id.thread, after=first, limit=before - 1 - first)):
             if isinstance(each.event, Forked) and not parent:
                 parent, copied = each.event.parent, each.event.at
@@ -128,7 +133,7 @@ async def _previous(service: RunService, id: ResponseId) -> str | None:
                     found.encode(event)
                 thread = parent if parent and each.seq <= copied else id.thread
                 return str(ResponseId(thread, each.run, found.starts[-1] if found.starts else 0))
-        before = first + 1
+        before, width = first + 1, min(4 * width, _MOST_BACK)
     return None
 
 
@@ -142,13 +147,25 @@ class Items:
 
     def __init__(self, service: RunService, owner: str) -> None:
         self._service, self._owner = service, owner
-        self._read: dict[ResponseId, dict[str, Object]] = {}
+        self._read: dict[str, Object] = {}
+        self._left = MOST_NAMED
 
     async def find(self, id: str) -> Object | None:
-        """Return the item of an id, by what the id says; None for none."""
+        """Return the item of an id, by what the id says; None for none.
+
+        Raises:
+            InputError: Items of too many responses were asked for.
+        """
         place = parse_place(id)
         if place is None:
             return None
+        id = item_id(place.part, place.thread, place.seq)
+        if id in self._read:
+            return self._read[id]
+        if not self._left:
+            said = f"Items of at most {MOST_NAMED} responses can be named; send those of the others themselves."
+            raise InputError(said, "input")
+        self._left -= 1
         try:
             await self._service.info(self._owner, place.thread)
         except NotFound:
@@ -156,10 +173,8 @@ class Items:
         brought = await self._service.store.read(place.thread, after=place.seq - 1, limit=1)
         if not brought or not brought[0].run:
             return None
-        run = ResponseId(place.thread, brought[0].run)
-        if run not in self._read:
-            self._read[run] = await self._items(run)
-        return self._read[run].get(item_id(place.part, place.thread, place.seq))
+        self._read |= await self._items(ResponseId(place.thread, brought[0].run))
+        return self._read.get(id)
 
     async def _items(self, run: ResponseId) -> dict[str, Object]:
         spans, items = Encoder(run), dict[str, Object]()
@@ -236,7 +251,9 @@ def _given(thread: str, recorded: Recorded, questions: dict[int, Asked]) -> list
 def _decided(thread: str, seq: int, answer: Answered, asked: Asked) -> Object:
     if asked.kind in items.FUNCTIONS:
         called = item_id("call", thread, answer.question)
-        return _output(item_id("fco", thread, seq), called, answer.text)
+        text = answer.text if answer.value is None else json.dumps(answer.value, ensure_ascii=False)
+        output = _output(item_id("fco", thread, seq), called, text)
+        return output | ({"status": "incomplete"} if answer.decision == "deny" else {})
     yes = answer.decision in ("approve", "continue", "retry", "done")
     told = {"approval_request_id": item_id("mcpr", thread, answer.question), "approve": yes}
     id = item_id("mcpa", thread, seq)

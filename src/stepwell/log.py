@@ -17,8 +17,15 @@ from stepwell.state import State, parent_of
 NO_BLOBS: Mapping[str, bytes] = MappingProxyType({})
 
 
-Workers = dict[str, Callable[[], object]]
-"""What stops an agent that works side by side with others, by its path; its engine goes on with it from the log."""
+class Workers(dict[str, Callable[[], object]]):
+    """What stops an agent that works side by side with others, by its path; its engine goes on with it from the log."""
+
+    async def turn(self, path: str) -> None:
+        """Let an agent that begins, or was waiting, look at the log: at once; in a replay when it did so then.
+
+        Args:
+            path: The agent; empty for the run's own.
+        """
 
 
 class Log(Protocol):

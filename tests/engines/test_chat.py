@@ -505,14 +505,16 @@ def test_text_that_nothing_can_hold_is_replaced() -> None:
     assert log == [
         *step(),
         MessageEnded(
-            Message("assistant", "a\ufffdb", thinking="\ufffd", calls=(ToolCall("\ufffd", "foul"),)), "tool_calls"
+            Message("assistant", "a\ufffdb", thinking="\ufffd", calls=(ToolCall("\ufffd", "foul"),)),
+            "tool_calls",
+            replaced_characters=3,
         ),
         ToolStarted("\ufffd", "foul", "pure"),
         ToolEnded("\ufffd", "nul \ufffd lone \ufffd", details={"replaced_characters": 2}),
         StepEnded(),
         *step(2),
         ModelFailed("server", "bad \ufffd"),
-        MessageEnded(Message("assistant", "c\ufffd"), "error"),
+        MessageEnded(Message("assistant", "c\ufffd"), "error", replaced_characters=1),
         StepEnded(),
         RunEnded("failed", "server", "The model failed: bad \ufffd"),
     ]

@@ -10,7 +10,7 @@ import pytest
 
 from stepwell.engines.base import Engine
 from stepwell.engines.inquiring import inquire
-from stepwell.errors import Decided, InputError
+from stepwell.errors import Decided, InputError, StoreFull
 from stepwell.events import (
     Answered,
     Asked,
@@ -39,7 +39,7 @@ from stepwell.store.base import ThreadInfo
 from stepwell.store.memory import MemoryStore
 from stepwell.tools.base import Toolbox, ToolContext
 from stepwell.tools.mark import tool
-from tests.support.runs import OWNER, WAIT, Rig, bounded, chat_engine, events_of, is_, open_store, rig, until
+from tests.support.runs import OWNER, WAIT, HeldStore, Rig, bounded, chat_engine, events_of, is_, open_store, rig, until
 
 FORM = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
 
@@ -243,6 +243,46 @@ def test_a_tool_that_cannot_ask_for_another_process_came_first_asks_again(tmp_pa
             log = await made.ended(ref)
             assert [each.content for each in events_of(log, ToolEnded)] == ["Bo"]
         await other.close()
+
+    bounded(main)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_tool_goes_on_with_an_answer_when_that_is_stored_and_not_before(full: bool) -> None:
+    async def main() -> None:
+        store, heard = HeldStore(), list[str]()
+
+        @tool(effect="idempotent")
+        async def book(what: str, context: ToolContext) -> str:
+            """Book for somebody."""
+            assert context.ask is not None
+            found = await context.ask(Inquiry(kind="elicitation", text="Who takes the table?"))
+            heard.append("nobody" if found is None else found.text)
+            return heard[-1]
+
+        async with rig(once, book, store=store) as made:
+            ref = await made.start()
+            number = await asked(made, ref)
+            store.held = True
+            told = asyncio.ensure_future(answer(made.service, OWNER, ref.thread, number, "answer", text="Bo"))
+            while not store.waiting:
+                await asyncio.sleep(0)
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert (heard, told.done()) == ([], False)
+            store.full = full
+            store.release()
+            if full:
+                with pytest.raises(StoreFull):
+                    await told
+                store.full = False
+                await made.service.resume()
+                await until(made.service, ref.thread, lambda item: is_(Asked)(item) and item.seq > number)
+                again = await asked(made, ref)
+                assert heard == []
+                await answer(made.service, OWNER, ref.thread, again, "answer", text="Bo")
+            await made.ended(ref)
+            assert heard == ["Bo"]
 
     bounded(main)
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from stepwell.events import (
@@ -91,6 +92,38 @@ def test_f25_three_approvals_outlive_a_crash_and_exactly_the_approved_bytes_run(
         assert len(of(it.log, Asked)) == len(of(it.log, Answered)) == 3
         started = [each.call for each in of(it.log, ToolStarted)]
         assert len(started) == len(set(started)) == 2, "no tool is announced twice"
+
+    run(main)
+
+
+def test_f25_a_running_tool_acts_on_no_answer_that_may_be_lost(tmp_path: Path, parent: Parent) -> None:
+    """The answer is never stored, and the process dies: had the tool gone on with it, nobody would know with what."""
+
+    def brain(request: Request) -> Reply:
+        if request.body["messages"][-1]["role"] == "tool":
+            return text("Painted.")
+        return calls(("paint" if "paint it" in str(request.body) else "note", {"what": "a"}))
+
+    async def main() -> None:
+        async with case(tmp_path, brain, parent) as it:
+            async with it.victim(Death(type="answered", when="held")) as victim:
+                thread = await begin(victim, "paint it")
+                (asked,) = await victim.asked(thread)
+                told = asyncio.ensure_future(victim.decide(thread, asked["seq"], "answer", text="red"))
+                # Another thread goes from its beginning to its end meanwhile, and the answer still waits for the disk.
+                await victim.over(await begin(victim))
+                assert not told.done()
+                assert [each.tool for each in it.effects] == ["note"]
+                victim.kill()
+                with pytest.raises(aiohttp.ClientError):
+                    await told
+            async with it.victim() as victim:
+                (asked,) = await victim.asked(thread)
+                await victim.decide(thread, asked["seq"], "answer", text="blue")
+                await victim.over(thread)
+            assert [each.what for each in it.effects if each.tool == "paint"] == ["a blue"]
+        said = [each.text for each in of(it.logs[thread], Answered) if each.decision == "answer"]
+        assert said == ["blue"]
 
     run(main)
 

@@ -20,9 +20,10 @@ from pydantic_ai.models.wrapper import WrapperModel
 
 from stepwell.messages import StopReason, ToolCall
 from stepwell.models.base import Model, ModelProfile
-from stepwell.models.openai import OpenAIModel, Retries
-from stepwell.models.providers import Patience, ProviderModel, provider_model
+from stepwell.models.openai import OpenAIModel
+from stepwell.models.providers import ProviderModel, provider_model
 from stepwell.models.providers_clients import Client
+from stepwell.models.retries import Retries
 from stepwell.models.scripted import Reply, ScriptedModel
 from tests.support import anthropic, endpoint
 from tests.support.endpoint import Cut, Endpoint, Piece
@@ -36,7 +37,7 @@ Step = str | Thought | tuple[int, ToolCall] | asyncio.Event
 @asynccontextmanager
 async def opened(adapter: str, script: Sequence[Reply]) -> AsyncIterator[Model]:
     """Open an adapter whose requests are answered by the replies in order."""
-    facts: dict[str, Any] = {"profile": ModelProfile(images=True), "patience": Patience(attempts=1)}
+    facts: dict[str, Any] = {"profile": ModelProfile(images=True), "retries": Retries(attempts=1)}
     if adapter == "scripted":
         yield ScriptedModel(script)
     elif adapter == "pydantic-ai":
@@ -46,7 +47,7 @@ async def opened(adapter: str, script: Sequence[Reply]) -> AsyncIterator[Model]:
     else:
         async with Endpoint([_WIRES[adapter](reply) for reply in script], strict=False) as server:
             model = (
-                OpenAIModel(server.base_url, "m", profile=facts["profile"], retries=Retries(attempts=1))
+                OpenAIModel(server.base_url, "m", **facts)
                 if adapter == "openai"
                 else provider_model(adapter, "m", api_key="k", base_url=server.base_url, **facts)
             )

@@ -89,6 +89,15 @@ def test_calls_come_in_pieces_that_join_to_what_the_model_wrote(run: Run) -> Non
     run([reply("Let me see.", *calls)], body)
 
 
+def test_characters_that_no_store_takes_are_left_as_they_came_or_counted(run: Run) -> None:
+    async def body(model: Model) -> None:
+        deltas = await collect(model)
+        said = [text_of(deltas), *(delta.thinking for delta in deltas), *(each[2] for each in calls_of(deltas))]
+        assert sum(text.count("\0") for text in said) + sum(delta.replaced for delta in deltas) == 3
+
+    run([reply("a\0b", ToolCall("call_1", "now", '{"zone":"\0"}'), thinking="\0")], body)
+
+
 @pytest.mark.parametrize("stop", ["length", "content_filter"])
 def test_a_reply_that_was_cut_or_filtered_says_so(run: Run, stop: StopReason) -> None:
     async def body(model: Model) -> None:

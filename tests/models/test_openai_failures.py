@@ -10,7 +10,8 @@ import pytest
 
 from stepwell.models.base import Delta, Failure, FailureKind, ModelRequest, Settings
 from stepwell.models.failures import MESSAGE_LIMIT, RETRIED
-from stepwell.models.openai import OpenAIModel, Retries, Timeouts
+from stepwell.models.openai import OpenAIModel
+from stepwell.models.retries import Retries, Timeouts
 from tests.support.asking import KEY, asked, asks, collect, joined, model_at
 from tests.support.endpoint import DONE, Cut, Endpoint, Reply, call_chunk, chunk, document, ending, error, stream, text
 

@@ -328,12 +328,15 @@ def test_text_that_cannot_be_carried_is_replaced_and_the_stream_goes_on(raw: byt
 
     data = body(of(b'"content":' + raw), of(b'"reasoning_content":' + raw), chunk(content="!"), chunk("stop"))
     assert both(data) == Delta(shown + "!", shown, stop="stop")
+    assert read(data)[-1].replaced == 2 * shown.count("\ufffd")
+    assert read(body(chunk(content="\ufffd"), chunk("stop")))[-1].replaced == 0
 
 
 def test_arguments_and_names_are_made_carriable_too() -> None:
     raw = json.dumps(call_chunk(0, "\0", "\0", "{\0\ud800")).encode()
     reply = both(body(raw, chunk("tool_calls")))
     assert reply.calls == (CallPart(0, "\ufffd", "\ufffd", "{\ufffd\ufffd"),)
+    assert read(body(raw, chunk("tool_calls")))[-1].replaced == 4
 
 
 @given(st.text(st.characters(exclude_categories=())), st.booleans())

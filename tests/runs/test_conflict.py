@@ -11,6 +11,8 @@ import pytest
 
 from stepwell.errors import Busy, Conflict, InputError, NotFound
 from stepwell.events import (
+    Answered,
+    Asked,
     CancelRequested,
     MessageAdded,
     MessageEnded,
@@ -28,6 +30,7 @@ from stepwell.events import (
 from stepwell.messages import Message, ToolCall
 from stepwell.models.base import ModelRequest
 from stepwell.models.scripted import Answer, Brain, Gate, Step, call, reply
+from stepwell.questions import QuestionKind
 from stepwell.runs.channel import Cursor
 from stepwell.runs.log import ThreadLog
 from stepwell.runs.service import Once, RunRef
@@ -228,6 +231,36 @@ def test_a_result_that_came_in_after_a_takeover_is_told_if_nobody_knew_it_yet(tm
                 assert [each.status for each in events_of(log, ToolEnded)] == ["ok"]
                 assert answer_of(log) == "Done"
             assert ran == ["saved"]
+
+    bounded(main)
+
+
+@pytest.mark.parametrize("kind", ["elicitation", "outcome"])
+def test_what_another_attempt_at_a_call_asked_ends_with_the_result_that_comes_first(
+    kind: QuestionKind, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        gate = Gate()
+
+        @tool
+        async def save() -> str:
+            """Save."""
+            await gate.wait()
+            return "saved"
+
+        async with two(tmp_path, once("save"), save) as (made, store):
+            ref = await made.start()
+            await gate.reached.wait()
+            (started,) = events_of(await made.log(ref.thread), ToolStarted)
+            await append(store, ref.thread, RunClaimed(1), Asked(kind, started.call, "Which?"))
+            assert await store.asking(OWNER, 10) == [ref.thread]
+            gate.set()
+            await until(made.service, ref.thread, is_(ToolEnded))
+            log = await made.log(ref.thread)
+            (asked,) = [each.seq for each in log if isinstance(each.event, Asked)]
+            assert kinds(log)[-4:] == ["RunClaimed", "Asked", "Answered", "ToolEnded"]
+            assert events_of(log, Answered) == [Answered(asked, "cancelled")]
+            assert await store.asking(OWNER, 10) == []
 
     bounded(main)
 

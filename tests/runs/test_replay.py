@@ -227,6 +227,10 @@ def text_of(raw: str, **more: Any) -> Step:
 
 PLAIN: Mapping[str, tuple[Play, dict[str, Any]]] = {
     "an answer": (script(reply("hello", thinking="hm", usage=Usage(3, 4))), {}),
+    "characters that no store takes": (
+        script(reply("a\0", call("look", what="x")), reply("\ud83d", thinking="\0")),
+        {},
+    ),
     "a tool and an answer": (script(call("look", what="x"), "it is x"), {}),
     "a tool that writes": (script(reply("one moment", call("save", what="x")), "done"), {}),
     "results that came in another order": (

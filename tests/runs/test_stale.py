@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from math import inf
 from pathlib import Path
 
 from stepwell.events import (
     Answered,
+    Asked,
     MessageQueued,
     Recorded,
     RunClaimed,
@@ -20,6 +22,7 @@ from stepwell.events import (
 from stepwell.messages import Message
 from stepwell.models.base import ModelRequest
 from stepwell.models.scripted import Answer, Gate, call, reply
+from stepwell.questions import Inquiry
 from stepwell.runs.channel import Item
 from stepwell.runs.log import ThreadLog
 from stepwell.runs.people import answer
@@ -27,6 +30,7 @@ from stepwell.runs.service import RunRef
 from stepwell.specs import Rule, RunSpec
 from stepwell.state import State
 from stepwell.store.sqlite import SqliteStore
+from stepwell.tools.base import ToolContext
 from stepwell.tools.mark import tool
 from tests.support.runs import OWNER, Rig, answer_of, bounded, events_of, is_, rig, said, until
 
@@ -133,6 +137,36 @@ def test_a_message_that_another_process_let_wait_is_answered(tmp_path: Path) -> 
                 ended = await gone_on(here, RunRef(first.thread, number + 1))
             assert answer_of(ended) == "to two"
             assert [each.queued for each in events_of(ended, RunStarted)] == [0, number]
+
+    bounded(main)
+
+
+def test_a_tool_that_asks_here_is_given_up_when_its_run_was_ended_elsewhere(tmp_path: Path) -> None:
+    async def main() -> None:
+        over = asyncio.Event()
+
+        @tool(timeout=inf)
+        async def save(context: ToolContext) -> str:
+            """Ask, as long as it takes."""
+            assert context.ask is not None
+            try:
+                await context.ask(Inquiry(kind="elicitation", text="Which?"))
+            finally:
+                over.set()
+            return "saved"
+
+        async with rig([call("save")], save, store=on(tmp_path)) as here:
+            ref = await here.start()
+            await until(here.service, ref.thread, is_(Asked))
+            async with rig([], save, store=on(tmp_path)) as there:
+                await there.service.cancel(OWNER, ref.thread, ref.run)
+                log = await there.ended(ref)
+            assert await here.service.resume() == 0
+            await over.wait()
+            while here.service._logs:
+                await asyncio.sleep(0)
+            assert await here.log(ref.thread) == log
+            assert [each.decision for each in events_of(log, Answered)] == ["cancelled"]
 
     bounded(main)
 

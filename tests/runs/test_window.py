@@ -13,8 +13,9 @@ import pytest
 from stepwell.agent.options import AgentOptions
 from stepwell.events import ContextCompacted, ModelFailed, RunEnded, ToolEnded, WindowLearned
 from stepwell.messages import Message
-from stepwell.models.openai import OpenAIModel, Retries
+from stepwell.models.openai import OpenAIModel
 from stepwell.models.profiles import profile_for
+from stepwell.models.retries import Retries
 from stepwell.runs.contexts import pin
 from stepwell.runs.service import RunService
 from stepwell.specs import ContextSpec, Limits, RunSpec

@@ -312,6 +312,8 @@ class Outside:
             assert context.ask is not None
             answer = await context.ask(inquiry)
             if answer is not None:
+                if not self.world.disk.holds(context.thread, answer):
+                    self.world.errors.append(f"{name} of {context.key} was told {answer} before it was stored")
                 told.append([answer.decision, answer.text, answer.value])
             await self._work()
         done = done or await self._do(name, n, context)

@@ -67,10 +67,21 @@ def test_a_front_goes_on_from_what_another_process_appended() -> None:
 
 
 def test_a_replay_finds_when_agents_side_by_side_met_what_came_from_outside() -> None:
-    # In these worlds an answer or a message was met later than it came, for whoever waited for it was not looking.
-    players = [play("--seed", seed) for seed in ("5669", "8273", "10688", "40237")]
+    # In these worlds an answer or a message was met later than it came, for whoever waited for it was not looking; an
+    # agent began while another beside it ended; a call was refused, and the process died before it could tell.
+    seeds = ("5669", "8273", "10688", "40237", "71335", "200057")
+    players = [play("--seed", seed) for seed in seeds]
     out = "".join(printed(*players))
-    assert [player.returncode for player in players] == [0] * 4, out
+    assert [player.returncode for player in players] == [0] * len(seeds), out
+
+
+def test_a_question_ends_with_its_call_and_nobody_waits_for_it_any_more() -> None:
+    # In these worlds a result came in while another process asked for the same call, a run was over its limit while it
+    # asked, and another process cancelled a run whose tool was asking.
+    seeds = ("128", "725", "210046", "211673")
+    players = [play("--seed", seed) for seed in seeds]
+    out = "".join(printed(*players))
+    assert [player.returncode for player in players] == [0] * len(seeds), out
 
 
 def test_what_tools_ask_while_they_run_and_what_came_meanwhile_replays() -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from stepwell.agent.accounts import Accounts
 from stepwell.errors import Conflict, StoreError, StoreFull
-from stepwell.events import Recorded, decode
+from stepwell.events import Answered, Recorded, decode
 from stepwell.runs.driver import Assemble
 from stepwell.runs.service import RunService
 from stepwell.specs import Limits
@@ -113,6 +113,10 @@ class Disk(MemoryStore):
     def row(self, id: str) -> ThreadInfo | None:
         """Return a thread's row as it was made."""
         return self._threads.get(id)
+
+    def holds(self, thread: str, event: Answered) -> bool:
+        """Tell whether something that was decided is on the disk, or its thread was removed."""
+        return thread not in self._threads or any(each.event == event for each in self._events[thread])
 
     @property
     def ids(self) -> list[str]:

@@ -12,6 +12,7 @@ from stepwell.log import Log
 from stepwell.messages import Message, StopReason, ToolCall, Usage, clean
 from stepwell.models.base import CallPart, Delta, Failure, Model, ModelRequest
 from stepwell.models.dialects.base import DialectParser
+from stepwell.tools.bounds import replaced
 
 
 async def receive(log: Log, model: Model, request: ModelRequest, parser: DialectParser | None) -> Received:
@@ -53,12 +54,14 @@ class Received:
         self._shown = self._unmarked = False
         self._raw = self._signed = ""
         self._usage: Usage | None = None
+        self._replaced = 0
         self.stop: StopReason | None = None
 
     async def take(self, delta: Delta) -> None:
         """Take in what one read brought; sets `stop` when the rest of the reply cannot matter."""
         if delta.usage is not None:
             self._usage = delta.usage
+        self._replaced += delta.replaced
         self._signed = delta.signed or self._signed
         if delta.failure is not None:
             self._failure = delta.failure
@@ -94,10 +97,10 @@ class Received:
     def _take_in(self, delta: Delta) -> None:
         publish, number = self._log.publish, self._number
         if delta.thinking:
-            self._thinking.append(thinking := clean(delta.thinking))
+            self._thinking.append(thinking := self._clean(delta.thinking))
             publish(ThinkingDelta(number, thinking))
         if delta.text:
-            self._text.append(text := clean(delta.text))
+            self._text.append(text := self._clean(delta.text))
             publish(TextDelta(number, text))
         for part in delta.calls:
             publish(self._take_part(part))
@@ -106,10 +109,16 @@ class Received:
         call = self._calls.get(part.index)
         if call is None:
             call = self._calls[part.index] = _Call()
-        name = "" if call.name else clean(part.name)
-        call.id, call.name = call.id or clean(part.id), call.name or name
-        call.arguments.append(text := clean(part.arguments))
+        name = "" if call.name else self._clean(part.name)
+        call.id, call.name = call.id or self._clean(part.id), call.name or name
+        call.arguments.append(text := self._clean(part.arguments))
         return CallDelta(self._number, part.index, name, text)
+
+    def _clean(self, text: str) -> str:
+        cleaned = clean(text)
+        if cleaned is not text:
+            self._replaced += replaced(text, cleaned)
+        return cleaned
 
     def ended(self, message: Message | None = None) -> list[ModelFailed | MessageEnded]:
         """Return the events that end the message.
@@ -119,9 +128,11 @@ class Received:
         """
         message = message or self.message()
         if self._failure is not None and self.stop == "error":
-            return [_failed(self._failure), MessageEnded(message, "error", self._usage)]
+            ended = MessageEnded(message, "error", self._usage, replaced_characters=self._replaced)
+            return [_failed(self._failure), ended]
         stop = self.stop or "stop"
-        return [MessageEnded(message, "tool_calls" if message.calls and stop == "stop" else stop, self._usage)]
+        stop = "tool_calls" if message.calls and stop == "stop" else stop
+        return [MessageEnded(message, stop, self._usage, replaced_characters=self._replaced)]
 
     def message(self) -> Message:
         """Return the reply as far as it came."""

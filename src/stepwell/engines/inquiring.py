@@ -12,7 +12,7 @@ from stepwell.running import Question
 
 
 async def inquire(log: Log, call: str, inquiry: Inquiry) -> Answered | None:
-    """Put a question of a running tool to people and wait for the answer.
+    """Put a question of a running tool to people and wait until the answer is on the disk.
 
     Args:
         log: Of the agent whose call it is.
@@ -24,7 +24,8 @@ async def inquire(log: Log, call: str, inquiry: Inquiry) -> Answered | None:
         over.
 
     Raises:
-        StoreError: It could not be asked; the call is carried out again, or its outcome asked for.
+        StoreError: It could not be asked, or what was decided could not be stored; the call is carried out again, or
+            its outcome asked for.
     """
     run = log.state.run
     opened = run.calls.get(call) if run is not None else None
@@ -39,6 +40,7 @@ async def inquire(log: Log, call: str, inquiry: Inquiry) -> Answered | None:
     while number in log.whole.questions:
         await log.changed(seen)
         seen = log.whole.seq
+    await log.committed()  # else the tool would act on an answer of which nobody knows where the process dies now
     for each in await log.read(after=number):
         if isinstance(each.event, Answered) and each.event.question == number:
             return each.event

@@ -303,6 +303,7 @@ async def _settled_inside(log: Log) -> bool:
 
 async def _carry(plan: Engine, inner: Log, path: str) -> int:
     """Let the plan take steps until it ends or waits; return the number of the newest event that it saw."""
+    await inner.workers.turn(path)
     seen = inner.whole.seq
     while path in inner.whole.agents and await plan.step(inner):
         seen = inner.whole.seq
@@ -365,7 +366,9 @@ async def _over(log: Log, run: RunState, reason: EndReason, cause: str, detail: 
     """End the run otherwise; what the work came to is told first."""
     done = to_say(log, run)[-1:] if run.done is not None else []
     if done:
-        await log.record(*(ends(log) if run.unanswered() else ()), *done)
+        asked = [each.asked for each in run.unanswered() if is_asked(each) and each.asked is not None]
+        taken = [Answered(each.seq, "cancelled") for each in asked]
+        await log.record(*taken, *(ends(log) if run.unanswered() else ()), *done)
     await close(log, reason, cause, detail)
     return False
 

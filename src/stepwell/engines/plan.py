@@ -326,6 +326,7 @@ class PlanEngine:
 
 async def _carry(engine: Engine, log: Log) -> int:
     """Let a task take steps until it ends or waits; return the number of the event that it saw last."""
+    await log.workers.turn(log.path)
     while await engine.step(log):
         pass
     return log.whole.seq

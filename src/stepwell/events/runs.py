@@ -39,7 +39,7 @@ class RunEnded(Event, frozen=True, gc=False, tag="run_ended"):
 
 
 class RunClaimed(Event, frozen=True, gc=False, tag="run_claimed"):
-    """A process took an open run over from another that stopped.
+    """A process took up an open run that nobody carried out: one had stopped, or it had waited.
 
     Args:
         epoch: Counts the takers of this run; a taker that meets a higher one leaves.
@@ -155,12 +155,14 @@ class MessageEnded(Event, frozen=True, gc=False, tag="message_ended"):
         stop: Why it ended.
         usage: Tokens counted by the provider, if it told.
         cost: What the call cost, in billionths of the unit of money, where something was reserved for it.
+        replaced_characters: How many characters of the reply no store takes, or were no text, and became U+FFFD.
     """
 
     message: Message
     stop: StopReason
     usage: Usage | None = None
     cost: int = 0
+    replaced_characters: int = 0
 
 
 class ModelFailed(Event, frozen=True, gc=False, tag="model_failed"):

@@ -69,6 +69,7 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         raw: On the last delta of a dialect, the reply as the model wrote it.
         unmarked: On the last delta of a dialect: the reply followed no form, its thinking is its answer.
         signed: On the last delta, the reply in the form in which its vendor wants it back, as JSON text.
+        replaced: Characters that no store takes, or bytes that were no text, which became U+FFFD here.
     """
 
     text: str = ""
@@ -80,6 +81,7 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     raw: str = ""
     unmarked: bool = False
     signed: str = ""
+    replaced: int = 0
 
 
 class ModelProfile(msgspec.Struct, frozen=True, kw_only=True):

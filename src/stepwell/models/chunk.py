@@ -85,11 +85,13 @@ class Chunk(msgspec.Struct, gc=False):
 strictly: Callable[[bytes], Chunk] = msgspec.json.Decoder(Chunk).decode
 """Decode a chunk that keeps to the reference; raises ValueError for any other."""
 
+_MARK = "\ufffd"
+
 KNOWN_FIELDS = Part.__struct_fields__
 
 
-def loosely(data: bytes, thinking_field: str) -> Chunk:
-    """Decode a chunk as well as it can be read.
+def loosely(data: bytes, thinking_field: str) -> tuple[Chunk, int]:
+    """Decode a chunk as well as it can be read, and count the characters that became U+FFFD.
 
     Args:
         data: JSON text, perhaps with bytes that are no UTF-8.
@@ -99,14 +101,19 @@ def loosely(data: bytes, thinking_field: str) -> Chunk:
         ValueError: If it is no JSON object.
         RecursionError: If it is nested too deeply.
     """
-    value = clean_all(json.loads(data.decode("utf-8", "replace"), strict=False))
+    text = data.decode("utf-8", "replace")
+    read = json.loads(text, strict=False)
+    value = clean_all(read)
+    replaced = text.count(_MARK) - data.count(_MARK.encode())
+    if value != read:
+        replaced += repr(value).count(_MARK) - repr(read).count(_MARK)
     if isinstance(value, list) and value:
         value = cast("list[Any]", value)[0]
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     body = cast("dict[str, Any]", value)
     choices = [_choice(item, thinking_field) for item in _dicts(body.get("choices"))]
-    return Chunk(choices if "choices" in body else None, _usage(body.get("usage")), body.get("error"))
+    return Chunk(choices if "choices" in body else None, _usage(body.get("usage")), body.get("error")), replaced
 
 
 def _choice(value: dict[str, Any], thinking_field: str) -> Choice:

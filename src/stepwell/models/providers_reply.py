@@ -21,7 +21,7 @@ from pydantic_ai.usage import RequestUsage
 
 from stepwell.messages import StopReason, Usage
 from stepwell.models.base import CallPart, Delta, Failure
-from stepwell.models.wire import clean, to_json
+from stepwell.models.wire import clean, clean_counting, to_json
 
 
 class EventReader:
@@ -62,25 +62,28 @@ class EventReader:
     def _part(self, event: PartStartEvent) -> Delta | None:
         match event.part:
             case TextPart(content=text):
-                return Delta(clean(text)) if text else None
+                return _said(text)
             case ThinkingPart(content=text):
-                return Delta(thinking=clean(text)) if text else None
+                return _thought(text)
             case ToolCallPart() as call:
                 index = self._calls[event.index] = len(self._calls)
-                part = CallPart(index, clean(call.tool_call_id), clean(call.tool_name), text_of(call.args))
-                return Delta(calls=(part,))
+                text = text_of(call.args)
+                part = CallPart(index, clean(call.tool_call_id), clean(call.tool_name), text)
+                return Delta(calls=(part,), replaced=_replaced(call.args, text))
             case _:  # what the vendor's own tools say: none are asked for
                 return None
 
     def _more(self, event: PartDeltaEvent) -> Delta | None:
         match event.delta:
             case TextPartDelta(content_delta=text):
-                return Delta(clean(text)) if text else None
+                return _said(text)
             case ThinkingPartDelta(content_delta=text):
-                return Delta(thinking=clean(text)) if text else None
+                return _thought(text)
             case ToolCallPartDelta(args_delta=arguments):
                 index, text = self._calls.get(event.index), text_of(arguments)
-                return Delta(calls=(CallPart(index, arguments=text),)) if text and index is not None else None
+                if not text or index is None:
+                    return None
+                return Delta(calls=(CallPart(index, arguments=text),), replaced=_replaced(arguments, text))
             case _:
                 return None
 
@@ -92,6 +95,20 @@ class EventReader:
         # A reply that used up exactly what the request allowed was cut, whatever its finish reason says.
         cut = self._max_tokens and usage and usage.output >= self._max_tokens
         return "length" if cut else "tool_calls"
+
+
+def _said(text: str) -> Delta | None:
+    text, replaced = clean_counting(text)
+    return Delta(text, replaced=replaced) if text else None
+
+
+def _thought(text: str | None) -> Delta | None:
+    text, replaced = clean_counting(text or "")
+    return Delta(thinking=text, replaced=replaced) if text else None
+
+
+def _replaced(arguments: str | Mapping[str, Any] | None, text: str) -> int:
+    return text.count("\ufffd") - (arguments if isinstance(arguments, str) else text).count("\ufffd")
 
 
 def text_of(arguments: str | Mapping[str, Any] | None) -> str:

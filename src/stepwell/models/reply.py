@@ -95,13 +95,17 @@ class _Calls:
         return tuple(parts)
 
     def _part(self, call: _Call) -> CallPart:
-        text, replaced = clean_counting("".join(call.new))
-        self.replaced += replaced
+        text = self._clean("".join(call.new))
         call.new.clear()
         if call.given:
             return CallPart(call.index, arguments=text)
         call.given = True
-        return CallPart(call.index, clean(call.id), clean(call.name), text)
+        return CallPart(call.index, self._clean(call.id), self._clean(call.name), text)
+
+    def _clean(self, text: str) -> str:
+        text, replaced = clean_counting(text)
+        self.replaced += replaced
+        return text
 
     def _find(self, index: int | None, id: str) -> _Call | None:
         if index is not None:

@@ -25,6 +25,11 @@ def clean(text: str) -> str:
     return _UNSENDABLE.sub("\ufffd", text)
 
 
+def clean_counting(text: str) -> tuple[str, int]:
+    """Return the same as `clean`, and how many characters were replaced."""
+    return _UNSENDABLE.subn("\ufffd", text)
+
+
 def clean_all(value: Any) -> Any:
     """Return plain values with every text in them cleaned."""
     if isinstance(value, str):

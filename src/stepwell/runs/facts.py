@@ -73,6 +73,15 @@ def referred(event: Stored, blobs: Mapping[str, bytes]) -> dict[str, bytes]:
     return {hash: data for hash, data in blobs.items() if hash == event.blob or handle_of_blob(hash) in event.content}
 
 
+def taken_back(recorded: Recorded, state: State) -> list[Answered]:
+    """Return the ends of questions that another attempt at a call asked, where a fact is the call's result."""
+    event = recorded.event
+    if not isinstance(event, ToolEnded):
+        return []
+    asked = [each for each in state.questions.values() if each.path == recorded.path]
+    return [Answered(each.seq, "cancelled") for each in asked if each.event.call == event.call]
+
+
 def _is_command(event: Stored | Unknown) -> bool:
     """Tell whether somebody asked for it from outside, whichever run is open."""
     if isinstance(event, LongTermUpdated):
@@ -212,3 +221,9 @@ def _fits_run(event: Stored | Unknown, run: RunState, claimed: bool) -> bool:
             return not claimed and run.step > 0 and not run.message and not run.unanswered()
         case _:
             return not claimed and run.message > 0
+
+
+def open_messages(state: State) -> set[str]:
+    """Return the paths of agents that have an open message."""
+    agents = [state, *state.agents.values()]
+    return {agent.path for agent in agents if agent.run is not None and agent.run.message}

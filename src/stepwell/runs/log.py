@@ -31,7 +31,7 @@ from stepwell.events import (
 from stepwell.log import NO_BLOBS, Log, NestedLog, Workers, worker_of
 from stepwell.messages import Message
 from stepwell.runs.channel import Channel
-from stepwell.runs.facts import KEPT, Losses, facts, fits, referred
+from stepwell.runs.facts import KEPT, Losses, facts, fits, open_messages, referred, taken_back
 from stepwell.state import NEVER, State
 from stepwell.store.base import KeyUse, Spending, Store, ThreadInfo, is_prefix, spending
 
@@ -88,7 +88,7 @@ class ThreadLog:
         self.turn = asyncio.Lock()
         self.interrupt: Callable[[], None] | None = None
         self.idle: Callable[[ThreadLog], None] = _nothing
-        self._workers: Workers = {}
+        self._workers = Workers()
         self._rebasing = asyncio.Lock()
         self._store, self._clock, self._alarm = store, clock, alarm
         self._unsaved: list[Recorded] = []
@@ -363,9 +363,10 @@ class ThreadLog:
         return kept
 
     def _keep(self, recorded: Recorded, claimed: bool, blobs: Mapping[str, bytes]) -> bool:
-        if isinstance(recorded.event, Unknown) or not fits(recorded, self.state, claimed):
+        event, path = recorded.event, recorded.path
+        if isinstance(event, Unknown) or not fits(recorded, self.state, claimed):
             return False
-        self.append(recorded.event, blobs=referred(recorded.event, blobs), path=recorded.path)
+        self.append(*taken_back(recorded, self.state), event, blobs=referred(event, blobs), path=path)
         return True
 
     def _schedule(self) -> None:
@@ -492,9 +493,3 @@ def _accounts(state: State) -> dict[str, Spending]:
 def _pays(state: State) -> bool:
     """Tell whether the thread has put anything on the account of a key."""
     return bool(state.spent_by_key) or (state.run is not None and state.run.spec.key != "")
-
-
-def open_messages(state: State) -> set[str]:
-    """Return the paths of agents that have an open message."""
-    agents = [state, *state.agents.values()]
-    return {agent.path for agent in agents if agent.run is not None and agent.run.message}

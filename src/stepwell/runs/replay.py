@@ -7,8 +7,8 @@ is opened, and nothing is written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol, get_args
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, get_args
 
 from stepwell.engines.base import Engine
 from stepwell.engines.words import words
@@ -20,10 +20,11 @@ from stepwell.events import (
 )
 from stepwell.models.base import Model
 from stepwell.running import RunState
-from stepwell.runs.replay_compare import Difference, difference_of, has_place, is_input
+from stepwell.runs.replay_compare import TAKERS, Difference, difference_of, has_place, is_input
 from stepwell.runs.replay_ends import FAULTS
-from stepwell.runs.replay_log import AT_ONCE, TAKERS, Notice, ReplayLog
+from stepwell.runs.replay_log import ReplayLog
 from stepwell.runs.replay_parts import ReplayModel, ReplayToolbox
+from stepwell.runs.replay_times import AT_ONCE, Doubt, Notice, Times
 from stepwell.specs import RunSpec
 from stepwell.tools.base import Toolbox
 
@@ -31,7 +32,7 @@ NOTICES: tuple[Notice, ...] = get_args(Notice)
 PATIENCE = (0, 5)
 """Turns of the loop that the reading of an account may have taken; the log does not tell what others did meanwhile."""
 MOST_INPUTS = 6
-"""Inputs before a difference of which another time is tried."""
+"""Inputs before a difference, and doubts, of which another time is tried."""
 
 
 class Parts(Protocol):
@@ -56,6 +57,20 @@ class Parts(Protocol):
             ConfigError: A dialect or prompt is no longer there.
         """
         ...
+
+
+class _Attempt(NamedTuple):
+    """What came of a replay with certain times for what came from outside.
+
+    Args:
+        notice: The times.
+        difference: The first place where it leaves the log; None for none.
+        doubts: What else may have been, with the numbers of the events.
+    """
+
+    notice: Times
+    difference: Difference | None
+    doubts: list[tuple[int, Doubt]]
 
 
 async def replay(events: Sequence[Recorded], parts: Parts, thread: str = "") -> Difference | None:
@@ -83,42 +98,50 @@ async def replay(events: Sequence[Recorded], parts: Parts, thread: str = "") -> 
 
 async def _searched(events: Sequence[Recorded], parts: Parts, thread: str, patience: int) -> Difference | None:
     """Return the first difference, unless there are times for the inputs at which there is none."""
-    first = best = await _attempt(events, parts, thread, AT_ONCE, patience)
-    notice: dict[int, Notice] = {}
-    while best is not None and best.kind != "version":
-        better = await _another(events, parts, thread, notice, best.seq, patience)
+    tried = await _attempt(events, parts, thread, AT_ONCE, patience)
+    first = tried.difference
+    while tried.difference is not None and tried.difference.kind != "version":
+        better = await _another(events, parts, thread, tried, patience)
         if better is None:
             return first
-        notice, best = better
-    return best
+        tried = better
+    return tried.difference
 
 
 async def _another(
-    events: Sequence[Recorded], parts: Parts, thread: str, notice: dict[int, Notice], reached: int, patience: int
-) -> tuple[dict[int, Notice], Difference | None] | None:
-    """Look for a time at which an input may have been met so that the log comes about further than to an event.
+    events: Sequence[Recorded], parts: Parts, thread: str, before: _Attempt, patience: int
+) -> _Attempt | None:
+    """Look for a time at which an input may have been met so that the log comes about further than before.
 
     Several agents were at work, and each looked at the log when it got to it: the log tells when something came, and
     not when who met it.
     """
-    inputs = [each.seq for each in events[: reached - 1] if is_input(each.event) and each.seq not in notice]
-    for seq in inputs[: -MOST_INPUTS - 1 : -1]:
-        furthest: tuple[dict[int, Notice], Difference | None] | None = None
-        for when in NOTICES:
-            tried: dict[int, Notice] = {**notice, seq: when}
-            found = await _attempt(events, parts, thread, tried, patience)
-            if found is None:
-                return tried, None
-            if found.seq > reached:
-                furthest, reached = (tried, found), found.seq
-        if furthest is not None:
-            return furthest
+    best, reached = None, before.difference.seq if before.difference is not None else 0
+    for seq, times in _others(events[:reached], before):
+        for when in times:
+            found = await _attempt(events, parts, thread, {**before.notice, seq: when}, patience)
+            if found.difference is None:
+                return found
+            if found.difference.seq > reached:
+                best, reached = found, found.difference.seq
+        if best is not None:
+            return best
     return None
 
 
-async def _attempt(
-    events: Sequence[Recorded], parts: Parts, thread: str, notice: Mapping[int, Notice], patience: int
-) -> Difference | None:
+def _others(events: Sequence[Recorded], before: _Attempt) -> list[tuple[int, tuple[Notice | Doubt, ...]]]:
+    """Return what else may have been before a difference, by the numbers of the events, the newest first."""
+    known, choices = before.notice, dict[int, tuple[Notice | Doubt, ...]]()
+    inputs = [each.seq for each in events[:-1] if is_input(each.event) and each.seq not in known]
+    for seq in inputs[-MOST_INPUTS:]:
+        choices[seq] = NOTICES
+    doubts = sorted({each for each in before.doubts if each[0] <= len(events) and each[0] not in known})
+    for seq, doubt in doubts[-MOST_INPUTS:]:
+        choices[seq] = (*choices.get(seq, ()), doubt)
+    return sorted(choices.items(), reverse=True)
+
+
+async def _attempt(events: Sequence[Recorded], parts: Parts, thread: str, notice: Times, patience: int) -> _Attempt:
     log = ReplayLog(events, thread, notice, patience)
     while log.difference is None and (recorded := log.next()) is not None:
         if isinstance(recorded.event, RunStarted):
@@ -129,7 +152,7 @@ async def _attempt(
             log.take()
         else:
             log.difference = difference_of(recorded, None, log.proved)
-    return log.difference
+    return _Attempt(notice, log.difference, log.doubts)
 
 
 def _changed_version(recorded: Recorded, spec: RunSpec, parts: Parts) -> Difference | None:

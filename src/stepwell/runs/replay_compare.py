@@ -65,6 +65,10 @@ INPUTS = (
     HistoryCleared,
 )
 """What comes from people, and from work beside the run."""
+TAKERS = (RunClaimed, Forked)
+"""Where these stand, whoever carried the run out before is gone."""
+RAN = ("ok", "failed", "timeout", "unknown")
+"""How calls end that were run, or asked about."""
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -154,6 +158,8 @@ def same(stored: Stored | Unknown, made: Stored) -> bool:
         return stored == made
     if stored.stop != made.stop or stored.stop in ("error", "cancelled"):
         return stored.stop == made.stop  # what was streamed until then is void or came from outside
+    # What was mended of the reply cannot be told from the reply.
+    made = msgspec.structs.replace(made, replaced_characters=stored.replaced_characters)
     if not stored.message.raw:
         return stored == made
     # The raw text of a dialect is without the thinking that the endpoint streamed apart from it.

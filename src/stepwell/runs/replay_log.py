@@ -9,8 +9,7 @@ import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from types import MappingProxyType
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from stepwell.engines.base import close
 from stepwell.errors import ToolError
@@ -41,6 +40,8 @@ from stepwell.log import NO_BLOBS, Log, NestedLog, Workers, worker_of
 from stepwell.messages import Message
 from stepwell.running import OpenCall
 from stepwell.runs.replay_compare import (
+    RAN,
+    TAKERS,
     Difference,
     Kind,
     asks,
@@ -52,17 +53,8 @@ from stepwell.runs.replay_compare import (
     same,
 )
 from stepwell.runs.replay_ends import interruption
+from stepwell.runs.replay_times import AT_ONCE, Doubt, Times
 from stepwell.state import State
-
-RAN = ("ok", "failed", "timeout", "unknown")
-"""How calls end that were run, or asked about."""
-TAKERS = (RunClaimed, Forked)
-"""Where these stand, whoever carried the run out before is gone."""
-
-Notice = Literal["late", "unseen", "meanwhile"]
-"""When an input that the log has is met, if not at once: when nothing else can be done; or at once by those that look
-at the log anyhow, and by those that wait for one when it is their turn; or when somebody waits for the store next."""
-AT_ONCE: Mapping[int, Notice] = MappingProxyType({})
 
 SLICES = 100
 """Turns of the loop in which nothing moves, until it is thought that nothing will."""
@@ -82,12 +74,12 @@ class ReplayLog:
     Args:
         events: All of a thread.
         thread: Its id.
-        notice: When those inputs, by number, are met that are not met at once.
+        notice: When those inputs, by number, are met that are not met at once, and which doubts are true.
         patience: Turns of the loop that the reading of an account takes, in which agents beside it go on.
     """
 
     def __init__(
-        self, events: Sequence[Recorded], thread: str = "", notice: Mapping[int, Notice] = AT_ONCE, patience: int = 0
+        self, events: Sequence[Recorded], thread: str = "", notice: Times = AT_ONCE, patience: int = 0
     ) -> None:
         self.patience = patience
         self.path = ""
@@ -96,6 +88,8 @@ class ReplayLog:
         self.proved = 0
         self.cut = False
         """Somebody interrupted what was under way, and the run went on."""
+        self.doubts: list[tuple[int, Doubt]] = []
+        """What else may have been, with the numbers of the events."""
         self.asker = ""
         """Path of the agent that asked a model last."""
         self._events, self._at, self._notice = events, 0, notice
@@ -106,7 +100,7 @@ class ReplayLog:
         self._moved = asyncio.Event()
         self._work: asyncio.Task[None] | None = None
         self._halted = self._closing = self._stopped = False
-        self.workers: Workers = {}
+        self.workers: Workers = _Turns(self)
         """The agents that work side by side; see `log.Log`."""
         self._outside = 0
         self._awaited: set[str] = set()
@@ -225,11 +219,9 @@ class ReplayLog:
         return opened is not None and opened.started > 0 and (question is None or question.event.kind == "approval")
 
     def _open_call(self, call: str) -> OpenCall | None:
-        for agent in (self.state, *self.state.agents.values()):
-            opened = agent.run.calls.get(call) if agent.run else None
-            if opened is not None and opened.ended is None:
-                return opened
-        return None
+        path = self._path_of(call)
+        run = self.state.at(path).run if path is not None else None
+        return run.calls[call] if run is not None else None
 
     def interruption(self) -> RunEnded | None:
         """Return the end of the run if it comes next and was not the engine's decision."""
@@ -364,6 +356,24 @@ class ReplayLog:
         await self.let_others("")
         return self.applied(after, limit)
 
+    async def begin(self, path: str) -> None:
+        """Let others record what comes before the first event of an agent that begins beside them."""
+        at, inside = self._at, f"{path}/"
+        while (recorded := self.next()) is not None and not f"{recorded.path}/".startswith(inside):
+            early = self._notice.get(recorded.seq) == "early" or isinstance(recorded.event, TAKERS)
+            if early or not await self.moves():
+                break
+        for each in self._events[at : self._at]:
+            self.doubts.append((each.seq, "early"))
+
+    def is_refused(self) -> bool:
+        """Tell whether a call is taken to be refused of which the log tells nothing, for the process died."""
+        recorded = self.next()
+        if recorded is None:
+            return False
+        self.doubts.append((recorded.seq, "refused"))
+        return self._notice.get(recorded.seq) == "refused"
+
     def applied(self, after: int = 0, limit: int | None = None) -> list[Recorded]:
         """Return stored events that were applied by now."""
         return [*self._events[after : self._at]][:limit]
@@ -452,6 +462,18 @@ class ReplayLog:
         # The work may be waiting for this very task, so it is the work that is cancelled, never this task alone.
         await asyncio.Event().wait()
         raise AssertionError
+
+
+class _Turns(Workers):
+    """The agents that work side by side in a replay; each looks at the log when its next event comes."""
+
+    def __init__(self, log: ReplayLog) -> None:
+        super().__init__()
+        self._log = log
+
+    async def turn(self, path: str) -> None:
+        """Let others do what they did before this agent looked; see `log.Workers`."""
+        await self._log.begin(path)
 
 
 class _NestedLog(NestedLog):

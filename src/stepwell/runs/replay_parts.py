@@ -153,14 +153,14 @@ class ReplayAccount(Account):
             case StepStarted(reserved=reserved):
                 return reserved or None
             case None:
-                return None
+                return 0 if self._log.is_refused() else None
             case _:
                 return 0
 
     def over(self) -> str:
         """Return the name of the limit of the key, money aside, for which the next call was refused; empty for none."""
         next = self._log.ahead(self._path)
-        if next is None or isinstance(next.event, StepStarted):
+        if isinstance(next.event, StepStarted) if next is not None else not self._log.is_refused():
             return ""
         cause = self._log.cause_ahead()
         return cause.removeprefix("key_") if cause.startswith("key_") and cause != "key_money" else ""

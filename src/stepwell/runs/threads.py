@@ -122,6 +122,13 @@ class Threads:
         for log in self._logs.values():
             log.flush()
 
+    async def catch_up(self) -> None:
+        """Take in what other processes appended to threads where something here waits for people."""
+        for log in [each for each in self._logs.values() if each.state.questions]:
+            info = await self.store.thread(log.thread)
+            if info is not None and info.seq > log.state.seq:
+                await log.refresh()
+
     # following
 
     async def events(self, owner: str, thread: str, *, after: int = 0, limit: int = PAGE) -> list[Recorded]:

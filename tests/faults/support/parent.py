@@ -70,13 +70,14 @@ class Death(msgspec.Struct, frozen=True):
         at: So many events are stored.
         type: An event of this type is stored; empty for any.
         nth: Which one of them.
-        when: Before those who wait for the commit learn of it, or after.
+        when: Before those who wait for the commit learn of it, or after; or `held`: the event is never stored, and the
+            process lives on until somebody kills it.
     """
 
     at: int = 0
     type: str = ""
     nth: int = 1
-    when: Literal["committed", "told"] = "committed"
+    when: Literal["committed", "told", "held"] = "committed"
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -112,6 +113,8 @@ class Fatal(SqliteStore):
         self._death, self._count, self._kind = death, 0, f'{{"type":"{death.type}'.encode()
 
     def append(self, thread: str, events: Sequence[Recorded], **options: Any) -> asyncio.Future[None]:
+        if self._death.when == "held" and self._reaches(events):
+            return asyncio.get_running_loop().create_future()
         future = super().append(thread, events, **options)
         if self._death.when == "told":
             future.add_done_callback(lambda _: self._told(events))

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from stepwell.questions import Inquiry
 from stepwell.tools.base import ToolContext
 from stepwell.tools.mark import tool
 
@@ -65,6 +66,14 @@ async def note(what: str, context: ToolContext) -> str:
 async def send(what: str, context: ToolContext) -> str:
     """Send something to somebody; twice is harm."""
     return enter("send", what, context)
+
+
+@tool(effect="idempotent")
+async def paint(what: str, context: ToolContext) -> str:
+    """Paint something in the colour that somebody says."""
+    assert context.ask is not None
+    said = await context.ask(Inquiry(kind="elicitation", text="Which colour?"))
+    return enter("paint", f"{what} {said.text if said is not None else 'white'}", context)
 
 
 @tool(effect="idempotent")

@@ -156,6 +156,7 @@ class Asker:
         names, form = None if tools is None else tuple(each.name for each in tools), schema.name if schema else ""
         cost = 0 if charge is None else charge.reserved
         started = StepStarted(run.steps + 1, sent.digest(), request.tail, form, names, seeing, aside, repairs, cost)
+        self._keep_to_form(model, request, sent, schema)
         begun = (*((StepEnded(),) if run.step else ()), started, MessageStarted())
         if charge is not None:
             model = await self._pay(charge, model, begun)
@@ -238,6 +239,19 @@ class Asker:
         if run.spec.context is not None and not run.spec.context.images and self.model.profile.images:
             request = _unseen(request)
         return model, seeing, self.dialect.render(request) if self.dialect else request
+
+    def _keep_to_form(
+        self, model: Model, request: ModelRequest, sent: ModelRequest, schema: ReplySchema | None
+    ) -> None:
+        """Send the form of the dialect along where the endpoint keeps replies to a JSON schema.
+
+        The hash of the request is without it, for the form says nothing of what was asked: a replay is the same
+        whether the endpoint did so or not.
+        """
+        if self.dialect is None or not model.profile.json_mode or sent.settings.response_format is not None:
+            return
+        form = self.dialect.form(request, None if schema is None else schema.schema)
+        sent.settings = msgspec.structs.replace(sent.settings, response_format=form)
 
     async def _settle(self, run: RunState) -> None:
         """Record what the last step taught, and what is wrong with the history that the run begins with."""

@@ -125,24 +125,24 @@ _FAMILIES: tuple[tuple[str, ModelProfile], ...] = (
     (r"deepseek-(vl|llm|coder-(v1|\d))", _facts(4096, tools=False)),
     (r"deepseek", _facts(128 * K, 8192)),
     # Qwen. Version 1 and 1.5 have no tool calls; `qwen:` is how Ollama names 1.5. The chat templates of 2.5 and 3 ask
-    # for tool calls in the form of Hermes, save that of the coders of 3, which have a form of their own.
+    # for tool calls in the form of Hermes; the coders of 3 and 3.5 have their own inside its tags, which is read, too.
     (r"qwen-?1\.5", _facts(32 * K, tools=False, dialect="qwen")),
     (r"qwen(-vl)?(:|-(1[._]8|7|14|72)b)", _facts(8192, tools=False, dialect="qwen")),
     (r"qwen-?2-|qwen-?2:", _facts(32 * K, 8192)),
     (r"qwen.*(vl|omni)|qvq", _facts(32 * K, 8192, images=True, rule="qwen")),
-    (r"qwen-?3.*coder|qwen-?3\.5", _facts(256 * K, 32 * K)),
+    (r"qwen-?3.*coder|qwen-?3\.5", _facts(256 * K, 32 * K, dialect="hermes")),
     (r"qwen-?3.*(2507|next)", _facts(256 * K, 32 * K, dialect="hermes")),
     (r"qwen-(plus|turbo|flash|long)", _facts(128 * K, 8192)),
     (r"qwen-?(2\.5|3)|qwq", _facts(32 * K, 8192, dialect="hermes")),
     (r"qwen", _facts(32 * K, 8192)),
-    # Zhipu.
+    # Zhipu. From 4.5 on calls stand in the tags of Hermes, in a form of their own that is read there.
     (r"chatglm3", _facts(8192, tools=False, dialect="glm3")),
     (r"chatglm", _facts(8192, tools=False)),
     (r"glm-?4v", _facts(8192, 1024, images=True, tools=False)),
     (r"glm-?4\.[15]v", _facts(64 * K, 16 * K, images=True, rule="qwen")),
     (r"glm-?4-long", _facts(1024 * K, 4096)),
-    (r"glm-?4\.5", _facts(128 * K, 96 * K)),
-    (r"glm-?(4\.[6-9]|[5-9])", _facts(200_000, 128 * K)),
+    (r"glm-?4\.5", _facts(128 * K, 96 * K, dialect="hermes")),
+    (r"glm-?(4\.[6-9]|[5-9])", _facts(200_000, 128 * K, dialect="hermes")),
     (r"glm-?4|zhipu-api", _facts(128_000, 4096)),
     # Meta.
     (r"llama-?v?4", _facts(128 * K, images=True)),

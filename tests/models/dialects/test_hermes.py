@@ -116,16 +116,6 @@ REPLIES: dict[str, tuple[str, Reply]] = {
         "I look.\n<tool_call>\nshell\nquery: ls\n</tool_call>",
         called("shell", "shell\nquery: ls", "I look."),
     ),
-    "the form of another family": (
-        f"<tool_call>\n<function=shell>\n<parameter=query>\nls\n</parameter>\n</function>\n</tool_call>\n{CALL}",
-        Reply(
-            calls=(
-                ("shell", "<function=shell>\n<parameter=query>\nls\n</parameter>\n</function>"),
-                ("shell", LS),
-            ),
-            stop="tool_calls",
-        ),
-    ),
     "nothing in the tag": ("<tool_call></tool_call>", called("", "")),
     "nested tags": ('<tool_call><tool_call>{"name": "now"}</tool_call></tool_call>', called("now", "")),
     "an object of text": ('It is {"name": "now"}.', Reply(text='It is {"name": "now"}.')),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from typing import Any
 
 import pytest
@@ -31,7 +32,8 @@ MARKERS = (
     "<｜end｜>", "\nObservation: x", "\nFinal Answer: x", "\nAction: shell", "Action:",
     '{"action": "now", "action_input": {}}', "```", "```json\n{", "shell\n```python\ntool_call(query='x')\n```",
     "tool_call(", "<shell>", "</shell>", "</query>", "<query>", "<use_tool>", "</arguments>", "<![CDATA[", "]]>",
-    "]]></query>", "]]]]><![CDATA[>", "\nThought: x",
+    "]]></query>", "]]]]><![CDATA[>", "\nThought: x", "<function=shell>\n<parameter=query>",
+    "</function>\n</tool_call>",
 )  # fmt: skip
 ARGUMENTS: dict[str, tuple[str, str]] = {
     "one word": ("shell", '{"query":"ls"}'),
@@ -152,8 +154,11 @@ FRAGMENTS = st.sampled_from(
         "\t", "\u3000", ":", "：", ",", '{"name": "shell", "arguments": {"query": "x"}}', '{"name": "now"',
         '{"action": "', "Final Answer", '", "action_input": "', '{"action": "Final Answer", "action_input": "a\\n',
         '"}', '{"action_input": 1, "action": "now"}', "{'action': 'now',}", "shell", "now", "foo_bar", "weather",
+        '{"thought": "', '", "action": "',
         "\nshell\n", "\n```python\n", "tool_call(a=1)", "```", "json", "Act", "Action:", "Thought:", "Final Ans",
         "Observation:", "<shell>", "<query>", "</query>", "</shell>", "<now/>", "<now></now>", "<foo_bar><a>", "<b>",
+        "<function=shell>", "<function=foo>", "<parameter=query>", "</parameter>", "</function>", "<tool_call>shell\n",
+        "<arg_key>query</arg_key>", "<arg_value>", "</arg_value>", "<func", "</para", "<arg_",
         "<weather>\n<city>Rome</city>\n<days>2</days>\n</weather>", "<![CDATA[", "]]>", "word", "北京", "\0", "\ud83d",
     ]
 )  # fmt: skip
@@ -161,7 +166,7 @@ TEXTS = st.lists(FRAGMENTS, max_size=20).map("".join)
 CUTS = st.lists(st.integers(0, 12), max_size=40)
 STOPS = st.sampled_from(["stop", "length", "tool_calls", "content_filter", "error", "cancelled"])
 SHOWN = {
-    "hermes": re.compile(r"</?tool_(call|response)>|<\|im_(end|start)\|>|<\|endoftext\|>", re.IGNORECASE),
+    "hermes": re.compile(r"</?tool_(call|response)>|<\|(im_(end|start)|endoftext|observation|user)\|>", re.IGNORECASE),
     "structured": re.compile(r"<\|observation\|>"),
     "glm3": re.compile(r"<\|observation\|>|^[ \t]*[\w.-]+[ \t]*\r?\n\s*tool_call[ \t]*\(", re.MULTILINE),
     "xml": re.compile(r"<tool_result>|<\|im_(end|start)\|>|<now/>|<(now|shell)></\1>", re.IGNORECASE),
@@ -256,6 +261,55 @@ def test_a_long_reply_is_read_in_time_that_grows_with_it(spoken: Dialect, text: 
             return
     raw = parser.finish("stop").raw
     assert text.startswith(raw)
+
+
+HARD = {
+    "lines in an input": ("react", 'Action: shell\nAction Input: {"query": "', "\nT"),
+    "halves of labels": ("qwen", "", "\nA"),
+    "lines that may be names": ("glm3", "Thought: ", "x\n"),
+    "half an action with a fence": ("glm3", "xT<t", "```json\nAction:\r"),
+    "objects in Python's form": ("glm3", "x ", "{'action':1}"),
+    "numbers of a call": ("glm3", "shell\ntool_call(", "1,"),
+    "objects behind a call": ("hermes", "<tool_call>{}", "{}"),
+    "closed by other brackets": ("hermes", "<tool_call>[", "]{"),
+    "tags without a call": ("hermes", "", "<tool_call>"),
+    "values without an end": ("hermes", "<tool_call>now\n", "<arg_key>a</arg_key>\n<arg_value>"),
+    "functions behind a call": ("hermes", "<tool_call>{}", "<function=now>"),
+    "fences": ("structured", "x", "```"),
+    "objects that are no steps": ("structured", "x ", "{'thought':[]}"),
+    "a thought in an object": ("structured", '{"thought": "', "\\n"),
+    "tags of nothing": ("xml", "x", "<x>"),
+    "many parameters": ("xml", "<foo_bar>\n", "<a>[</a>"),
+}
+
+
+def seconds(name: str, text: str) -> float:
+    """Return the processor time that a reply in single characters takes."""
+    parser = dialect(name).parser(TOOLS)
+    began = time.process_time()
+    for character in text:
+        parser.feed(Delta(text=character))
+    parser.finish("stop")
+    return time.process_time() - began
+
+
+@pytest.mark.parametrize(("name", "beginning", "unit"), HARD.values(), ids=HARD)
+def test_what_takes_longest_takes_twice_as_long_when_it_is_twice_as_long(name: str, beginning: str, unit: str) -> None:
+    count = 10_000 // len(unit)
+    # Another process can only add to the time.
+    once, twice = (min(seconds(name, beginning + unit * each) for _ in range(3)) for each in (count, 2 * count))
+    assert twice < 3 * once
+    # Text without a marker takes a third; the factor is for machines that are busy with something else.
+    assert once < 10 * min(seconds(name, "word, and more. " * 625) for _ in range(3))
+
+
+def test_calls_behind_the_most_that_a_reply_may_have_are_cut() -> None:
+    for name, call in (("hermes", '<tool_call>{"name": "now"}</tool_call>\n'), ("xml", "<now/>\n")):
+        reply = read(dialect(name), [call * 300])
+        assert len(reply.calls) == 256
+        assert reply.raw == call * 256
+    many = ", ".join(['{"name": "now"}'] * 300)
+    assert len(read(dialect("hermes"), [f"<tool_call>[{many}]</tool_call>"]).calls) == 256
 
 
 # Rendering

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from stepwell.messages import Message, ToolCall
+from stepwell.messages import Message, ToolCall, ToolSpecs
 from stepwell.models.base import Delta
 from stepwell.models.dialects.structured import Structured, StructuredParser
 from tests.models.dialects.reading import TOOLS, Reply, called, read, turns
@@ -96,6 +96,31 @@ REPLIES: dict[str, tuple[str, Reply]] = {
         answered("", raw='{"action": "Final Answer", "action_input": ""'),
     ),
     "an answer without an object": ("Thought: I know.\nFinal Answer: yes", answered("yes", "I know.")),
+    "an answer after a thought as a field": (
+        '{"thought": "I\\nknow.", "action": "Final Answer", "action_input": "yes',
+        answered("yes", "I\nknow."),
+    ),
+    "an answer that is an object after a thought as a field": (
+        '{"thought": "I know.", "action": "Final Answer", "action_input": {"a": 1}}',
+        answered('{"a": 1}', "I know."),
+    ),
+    "an empty thought as a field": (
+        '{"thought": "", "action": "Final Answer", "action_input": "yes',
+        answered("yes"),
+    ),
+    "a thought as a field after text": (
+        'So: {"thought": "I know.", "action": "Final Answer", "action_input": "yes"}',
+        answered("yes", "So: I know."),
+    ),
+    "a thought that breaks off": (
+        '{"thought": "I kn\\u00',
+        Reply("I kn", "", (("", '{"thought": "I kn\\u00'),), stop="tool_calls"),
+    ),
+    "a thought alone": ('{"thought": "x"}', Reply('x\n\n{"thought": "x"}', unmarked=True)),
+    "a thought with all quotes": (
+        '{"thought": "a \\"b\\" \'c\' \'\'\' }{ \\\\", "action": "shell", "action_input": {"query": "ls"}}',
+        called("shell", LS, thinking="a \"b\" 'c' ''' }{ \\"),
+    ),
     "a thinking block": (f"<think>hm</think>\nThought: I look.\n{BLOB}", called("shell", LS, thinking="hm\n\nI look.")),
 }
 
@@ -129,6 +154,27 @@ def test_an_answer_streams_while_its_object_is_written() -> None:
     assert parser.feed(Delta(text="u0034")) == Delta(text=" 4")
     assert parser.feed(Delta(text='2."}')) == Delta(text="2.")
     assert parser.done
+
+
+def test_a_thought_that_is_a_field_streams_and_so_does_the_answer_after_it() -> None:
+    parser = StructuredParser(TOOLS)
+    assert parser.feed(Delta(text='{\n  "thought": "I')) == Delta(thinking="I")
+    assert parser.feed(Delta(text=' know."')) == Delta(thinking=" know.")
+    assert parser.feed(Delta(text=',\n  "action": "Final Answer",\n  "action_')) is None
+    assert parser.feed(Delta(text='input": "It')) == Delta(text="It")
+    assert parser.feed(Delta(text=' is."')) == Delta(text=" is.")
+    assert parser.done
+    parser = StructuredParser(TOOLS)
+    assert parser.feed(Delta(text='{"thought": "I look.", "action')) == Delta(thinking="I look.")
+    assert parser.feed(Delta(text='": "shell", "action_input": {"query": "ls"}}')) is None
+    assert parser.done
+    assert parser.finish("stop").thinking == ""
+
+
+def test_without_tools_an_object_with_a_thought_is_the_answer() -> None:
+    raw = '{"thought": "x", "more": 1}'
+    for pieces in ([raw], list(raw)):
+        assert read(Structured(), pieces, tools=ToolSpecs()) == Reply(text=raw, raw=raw)
 
 
 def test_an_answer_that_the_limit_cut_is_shown_as_far_as_it_came() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any, cast
 
 import msgspec
@@ -17,6 +18,8 @@ from stepwell.models.dialects.literals import literal_json
 
 _MARK = re.compile(r'[{}"\\]')
 _OPENING = re.compile(r"\s*(?:```[\w+-]*\s*)?(?=\{)")
+_CONTAINER = ("[", "{", "True", "False", "None")
+_FIRST = {'"': "string", "{": "object", "[": "array", "t": "boolean", "f": "boolean", "n": "null"}
 _FENCE = re.compile(r"```(?:[\w+-]*[ \t]*\r?\n)?")
 
 
@@ -142,10 +145,33 @@ def sent_object(arguments: str) -> str:
     return decoded[1].strip() if decoded else msgspec.json.encode({"_invalid": _well_formed(arguments)}).decode()
 
 
-def takes_text(tool: ToolSpec, name: str) -> bool:
-    """Return whether a parameter of the tool is a string and nothing else."""
-    schema = parameters_of(tool).get(name)
-    return isinstance(schema, dict) and cast(dict[str, Any], schema).get("type") == "string"
+def typed_object(tool: ToolSpec | None, values: Iterable[tuple[str, str]]) -> str:
+    """Return the arguments that texts stand for, each of the type that the tool's schema gives its parameter.
+
+    Args:
+        tool: The tool called; None if it is unknown.
+        values: Names and texts.
+    """
+    fields = [f"{_quoted(name)}: {typed_value(tool, name, text)}" for name, text in values]
+    return f"{{{', '.join(fields)}}}"
+
+
+def typed_value(tool: ToolSpec | None, name: str, text: str) -> str:
+    """Return the JSON text of the value that a text is as a parameter.
+
+    It is a value of JSON, else one of Python with brackets or a name, else the text itself; and it is the text where
+    the parameter may be a string and may not be what the text could be besides.
+
+    Args:
+        tool: The tool called; None if it is unknown.
+        name: The parameter.
+        text: What was written.
+    """
+    kinds = _kinds(parameters_of(tool).get(name)) if tool is not None else set[str]()
+    value = None if kinds == {"string"} else _json_value(text.strip())
+    if value is None or ("string" in kinds and not _kinds_of(value) & kinds):
+        return _quoted(text)
+    return value
 
 
 def takes_one_text(tool: ToolSpec) -> bool:
@@ -166,6 +192,39 @@ def _decode_object(text: str) -> tuple[dict[str, Any], str] | None:
     except (ValueError, RecursionError):
         pass
     return None
+
+
+def _json_value(text: str) -> str | None:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        return literal_json(text) if text.startswith(_CONTAINER) else None
+    return text
+
+
+def _kinds(schema: Any) -> set[str]:
+    """Return the types that a schema allows; nothing where that is not plain to see."""
+    if not isinstance(schema, dict):
+        return set()
+    given = cast(dict[str, Any], schema)
+    if isinstance(values := given.get("enum"), list):
+        return {kind for value in cast(list[Any], values) for kind in _kinds_of(msgspec.json.encode(value).decode())}
+    if choices := given.get("anyOf") or given.get("oneOf"):
+        found = [_kinds(each) for each in cast(list[Any], choices)]
+        return set[str]().union(*found) if all(found) else set()
+    kind = given.get("type", [])
+    return {kind} if isinstance(kind, str) else set(kind)
+
+
+def _kinds_of(value: str) -> set[str]:
+    """Return the types in whose place a value of JSON may stand."""
+    if kind := _FIRST.get(value[0]):
+        return {kind}
+    return {"number"} if set(value) & set(".eE") else {"integer", "number"}
+
+
+def _quoted(text: str) -> str:
+    return msgspec.json.encode(_well_formed(text)).decode()
 
 
 def _refuse(constant: str) -> None:

@@ -12,7 +12,7 @@ A dialect wraps no model. Whoever calls the model renders the request before and
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from stepwell.messages import StopReason, ToolSpecs
 from stepwell.models.base import Delta, ModelRequest
@@ -71,6 +71,15 @@ class Dialect(Protocol):
 
     def render(self, request: ModelRequest) -> ModelRequest:
         """Return the request with tools, calls and results as text, and texts that end the reply in its settings."""
+        ...
+
+    def form(self, request: ModelRequest, answer: dict[str, Any] | None = None) -> dict[str, Any] | None:
+        """Return a JSON schema to which an endpoint may keep the reply; None where no schema can say its form.
+
+        Args:
+            request: The request before it is rendered.
+            answer: The schema of the answer; None for text.
+        """
         ...
 
     def parser(self, tools: ToolSpecs) -> DialectParser:

@@ -17,6 +17,9 @@ from stepwell.models.dialects.arguments import given_arguments, loose_object
 from stepwell.models.dialects.literals import Balanced
 from stepwell.models.dialects.streaming import Channel, MarkerParser
 
+MOST_CALLS = 256
+"""Calls of one reply; nothing behind them counts."""
+
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _string = msgspec.json.Decoder(str).decode
 

@@ -44,8 +44,8 @@ _CALL = row(
         named("object", word("{")),
     ),
 )
-_ANSWER = named("answer", row(LINE, word("Final Answer"), one_of(word(":"), word("："))))
-_FOUND = markers(_CALL, BLOB, END, _ANSWER, cased=True, signs=SIGNS)
+_ANSWER = named("answer", row(LINE, word("Final Answer"), word(":", "：")))
+_FOUND = markers(_CALL, BLOB, END, _ANSWER, cased=True, signs=SIGNS, lines=r" \tA-Za-z0-9_.-")
 _NAMED = re.compile(rf"{_NAME}{{1,64}}")
 
 

@@ -18,7 +18,7 @@ Nothing is read twice. This module knows nothing of templates' texts or of how t
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -30,9 +30,15 @@ from stepwell.models.dialects.streaming import ReplyParser, word
 from stepwell.prompts import load
 
 _LABELS = ("Action Input", "Action", "Final Answer", "Observation")
-_HALF = len("Final Answer") + 1
-_MARKER = re.compile(f"({'|'.join(_LABELS)})[:：]")
-_MARKER_OR_THOUGHT = re.compile(f"({'|'.join(_LABELS)}|Thought)[:：]")
+
+
+def _marker(*labels: str) -> re.Pattern[str]:
+    """Return what finds a marker, or a beginning of one that ends the text."""
+    halves = word(*(f"{label}:" for label in labels)).half
+    return re.compile(rf"({'|'.join(labels)})[:：]|(?=[\s\S])(?:{halves})\Z")
+
+
+_MARKER, _MARKER_OR_THOUGHT = _marker(*_LABELS), _marker(*_LABELS, "Thought")
 _BLANK = re.compile(r"[ \t\r\n]*")
 _DECORATION = "`'\"*[]<>(). \t"
 
@@ -50,7 +56,7 @@ class Grammar:
 
     def __init__(self, *ends: str, schemas: bool, loose: bool) -> None:
         self.ends, self.schemas, self.loose = ends, schemas, loose
-        halves = "|".join(word(end).half for end in ends)
+        halves = word(*ends).half
         self.broken = re.compile(rf"[\r\n]|{'|'.join(map(re.escape, ends))}|(?:{halves})\Z")
 
 
@@ -79,6 +85,10 @@ class React:
     def digest(self) -> str:
         """The hash of the template: 12 hexadecimal digits."""
         return self._template.digest
+
+    def form(self, request: ModelRequest, answer: dict[str, Any] | None = None) -> dict[str, Any] | None:
+        """Return None: no JSON schema can say lines of text."""
+        return None
 
     def parser(self, tools: ToolSpecs) -> ReactParser:
         """Return a parser for one reply to a request that offered these tools."""
@@ -205,7 +215,8 @@ def _steps(message: Message) -> tuple[str, ...]:
         fence = _FENCED_INPUT.search(text)
         if fence and "```" not in text[fence.end() :]:
             text += "\n```"  # the reply ended where its object closed, before the fence did
-        return ("\n" + text if _MARKER.match(text) else text,)
+        begins = _MARKER.match(text)
+        return ("\n" + text if begins and begins[1] else text,)
     thought = mark_off(message.content or message.thinking)
     return (thought + _action(calls[0]), *map(_action, calls[1:])) if calls else (thought,)
 
@@ -283,16 +294,15 @@ class ReactParser(ReplyParser):
         if at == len(buffer):
             return at
         thought = self._state == "input" or (self._state == "thought" and not self._shown)
-        if marker := (_MARKER_OR_THOUGHT if thought else _MARKER).match(buffer, at):
+        marker = (_MARKER_OR_THOUGHT if thought else _MARKER).match(buffer, at)
+        if marker is None:
+            self._line_start = False
+            return at
+        if marker[1]:
             self._mark(marker[1], at)
-            return marker.end()
-        rest = buffer[at : at + _HALF]
-        labels = (*_LABELS, "Thought") if thought else _LABELS
-        if at + len(rest) == len(buffer) and any(label.startswith(rest) for label in labels):
-            self._held = rest
-            return len(buffer)
-        self._line_start = False
-        return at
+        else:
+            self._held = marker[0]
+        return marker.end()
 
     def _go_on(self, buffer: str, at: int) -> int:
         """Read the rest of a line, or what came of it; return where to go on."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from stepwell.messages import StopReason, ToolSpecs
@@ -55,7 +56,8 @@ class ReplyParser(ABC):
 
     def feed(self, delta: Delta) -> Delta | None:
         """Read a delta and return what can be shown by now, or None; see `DialectParser.feed`."""
-        self._separate = self._separate or (delta.thinking != "" and not self._thought)
+        if delta.thinking and not self._thought:
+            self._separate = True
         if delta.text and not self.done:
             self._received.append(delta.text)
             self._scan(self._held + delta.text)
@@ -93,12 +95,15 @@ class ReplyParser(ABC):
         )
 
     def _take_shown(self, delta: Delta) -> tuple[str, str]:
-        thinking, text = "".join(self._thinking), "".join(self._text)
-        if thinking and self._separate:
-            thinking, self._separate = "\n\n" + thinking, False
-        self._thinking.clear()
-        self._text.clear()
-        return delta.thinking + thinking, text
+        thinking, text = delta.thinking, ""
+        if self._text:
+            text = "".join(self._text)
+            self._text.clear()
+        if self._thinking:
+            thinking = "".join((thinking, "\n\n" if self._separate else "", *self._thinking))
+            self._separate = False
+            self._thinking.clear()
+        return thinking, text
 
     def _scan(self, buffer: str) -> None:
         self._held, at = "", 0
@@ -115,9 +120,14 @@ class ReplyParser(ABC):
         if not body:
             self._space.append(text)
             return
-        shown = "".join((*self._space, body)) if self._shown else body.lstrip()
+        shown = body
+        if not self._shown:
+            shown = body.lstrip()
+        elif self._space:
+            shown = "".join((*self._space, body))
         self._shown = True
-        self._space = [text[len(body) :]]
+        if self._space or len(body) < len(text):
+            self._space = [text[len(body) :]]
         if channel == "text":
             self._text.append(shown)
             return
@@ -159,22 +169,30 @@ class Part(NamedTuple):
     half: str
 
 
-def word(text: str) -> Part:
-    """Return a fixed text."""
-    nested = ""
-    for letter in reversed(text[:-1]):
-        nested = re.escape(letter) + (f"(?:{nested})?" if nested else "")
-    return Part(re.escape(text), nested or "(?!)")
+def word(*texts: str) -> Part:
+    """Return a fixed text, or a choice of some of which none begins another."""
+    full = "|".join(map(re.escape, texts))
+    return Part(full if len(texts) == 1 else f"(?:{full})", _beginnings(texts) or "(?!)")
+
+
+def _beginnings(texts: Iterable[str]) -> str:
+    """Return the expression of what such texts begin with, but for the whole of one; each letter is tried once."""
+    rests: dict[str, list[str]] = {}
+    for text in texts:
+        if len(text) > 1:
+            rests.setdefault(text[0], []).append(text[1:])
+    found = ((re.escape(letter), _beginnings(more)) for letter, more in rests.items())
+    return "|".join(f"{letter}(?:{more})?" if more else letter for letter, more in found)
 
 
 def some(characters: str, most: int, least: int = 0) -> Part:
-    """Return a run of characters of a class."""
-    return Part(f"{characters}{{{least},{most}}}", f"{characters}{{0,{most}}}")
+    """Return a run of characters of a class; what follows it begins with none of them."""
+    return Part(f"{characters}{{{least},{most}}}+", f"{characters}{{0,{most}}}+")
 
 
 def maybe(part: Part) -> Part:
-    """Return a part that may be left out."""
-    return Part(f"(?:{part.full})?", part.half)
+    """Return a part that may be left out; what follows it begins otherwise."""
+    return Part(f"(?:{part.full})?+", part.half)
 
 
 def one_of(*parts: Part) -> Part:
@@ -217,27 +235,30 @@ class Markers(NamedTuple):
     signs: re.Pattern[str]
 
 
-def markers(*parts: Part, otherwise: str = "(?!)", cased: bool = False, signs: str = r"[\s\S]") -> Markers:
+def markers(*parts: Part, otherwise: str = "(?!)", cased: bool = False, signs: str = "", lines: str = "") -> Markers:
     """Return what finds the leftmost of these.
 
     Args:
         parts: The markers; of two that begin at one place the first counts.
         otherwise: An expression of what is one only where none of the parts can still follow.
         cased: Whether letters have to be as they are given.
-        signs: The class of characters of which one stands in every marker's first place, or right before it: text
-            without them is read at once.
+        signs: Characters of which one begins every marker, so that no other place is looked at; empty for any.
+        lines: Characters of which one may, besides, begin a marker at the start of a line.
     """
     flags = 0 if cased else re.IGNORECASE
+    first = f"[{signs}]|{LINE.full}[{lines}]" if lines else f"[{signs}]" if signs else r"[\s\S]"
+    ends = r"\r\n" if lines else ""
     full = "|".join(part.full for part in parts)
     half = "|".join(part.half for part in parts)
-    more = rf"{full}|(?P<half>(?=[\s\S])(?:{half})\Z)|{otherwise}"
-    return Markers(re.compile(more, flags), re.compile(f"{full}|{otherwise}", flags), re.compile(signs))
+    more = rf"(?={first})(?:{full}|(?P<half>(?:{half})\Z)|{otherwise})"
+    last = f"(?={first})(?:{full}|{otherwise})"
+    return Markers(re.compile(more, flags), re.compile(last, flags), re.compile(f"[{signs}{ends}]" if signs else first))
 
 
-_THINKING = markers(named("closing", one_of(word("</think>"), word("</thinking>"))))
-_THINK = one_of(word("<think>"), word("<thinking>"))
+_THINKING = markers(named("closing", word("</think>", "</thinking>")))
+_THINK = word("<think>", "<thinking>")
 _START = markers(named("think", _THINK))
-_START_LABELLED = markers(named("think", _THINK), named("label", one_of(word("Thought:"), word("Thought："))))
+_START_LABELLED = markers(named("think", _THINK), named("label", word("Thought:", "Thought：")))
 
 
 class MarkerParser(ReplyParser):
@@ -328,10 +349,10 @@ class MarkerParser(ReplyParser):
         return found.end()
 
     def _read_text(self, buffer: str, at: int) -> int:
-        found = None
-        if self.found.signs.search(buffer, at - 1):
-            found = self._pattern(self.found).search(buffer, at)
-        end = found.start() if found else len(buffer)
+        found = self.found.signs.search(buffer, at - 1)
+        if found is not None:
+            found = self._pattern(self.found).search(buffer, max(at, found.start()))
+        end = len(buffer) if found is None else found.start()
         if end > at:
             self._show(buffer[at:end], self._prose)
         if found is None or self._holds(buffer, found):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 
@@ -77,6 +78,10 @@ class TurnsDialect(ABC):
         said += _joined(_spoken(turns))
         settings = with_stops(request.settings, *self.stops)
         return ModelRequest(Transcript(said), settings=settings, model=request.model)
+
+    def form(self, request: ModelRequest, answer: dict[str, Any] | None = None) -> dict[str, Any] | None:
+        """Return None: no JSON schema can say a text with calls in it."""
+        return None
 
     def _turn(self, message: Message, tools: ToolSpecs) -> _Turn:
         match message.role:

@@ -5,10 +5,11 @@ The reply's form, as this parser reads it, whatever pieces it comes in:
 - A leading `<think>` or `<thinking>` block is thinking. What follows is text, which streams without outer whitespace.
 - The tag of a tool that was offered begins a call if a tag of a parameter or its own closing tag comes next, and so
   does `<tool/>`. A tag in snake case at the start of a line that was not offered, with a tag next, is a call of an
-  unknown tool; every other tag is text. Further calls may follow. Behind the calls nothing counts: the rest is cut.
+  unknown tool; every other tag is text. Further calls may follow, 256 in all. Behind the calls nothing counts: the rest
+  is cut.
 - A value goes up to its closing tag and is taken as it stands, without one line end at either side; nothing in it is
-  unescaped. `<![CDATA[...]]>` holds what could not stand there. A parameter that is a string and nothing else takes the
-  text; any other takes a JSON value, or the text where it is none.
+  unescaped. `<![CDATA[...]]>` holds what could not stand there. A parameter takes a JSON value,
+  or the text: where it is none, and where the schema has a string but no such value.
 - `<use_tool>` with `<tool_name>` and `<arguments>`, a JSON object, says what cannot be said otherwise.
 - A call that lacks its end or holds stray text becomes one with that text as its arguments, for the toolbox to complain
   about. Where the token limit cuts a call, the calls before it count, and only if there are none the reply is cut.
@@ -27,9 +28,8 @@ from functools import lru_cache
 import msgspec
 
 from stepwell.messages import ToolCall, ToolSpec, ToolSpecs
-from stepwell.models.dialects.arguments import given_arguments, parameters_of, sent_object, takes_text
-from stepwell.models.dialects.blobs import BracketParser, fields_of, text_of, tool_of
-from stepwell.models.dialects.literals import literal_json
+from stepwell.models.dialects.arguments import given_arguments, parameters_of, sent_object, typed_object, typed_value
+from stepwell.models.dialects.blobs import MOST_CALLS, BracketParser, fields_of, text_of, tool_of
 from stepwell.models.dialects.requests import escape_control, mark_control, tool_line
 from stepwell.models.dialects.streaming import FENCE, Markers, Part, markers, maybe, named, one_of, row, some, word
 from stepwell.models.dialects.turns import TurnsDialect
@@ -42,8 +42,8 @@ _TAG = row(word("<"), _NAME, word(">"))
 _INNER = one_of(named("first", _TAG), named("last", row(word("</"), _NAME, word(">"))))
 _BODY = row(word(">"), some(r"\s", 64), _INNER)
 _CALL = row(maybe(FENCE), named("open", word("<")), named("tool", _NAME), one_of(named("empty", word("/>")), _BODY))
-_END = named("end", one_of(*map(word, _ENDS)))
-_FOUND = markers(_END, _CALL, signs="[<`]")
+_END = named("end", word(*_ENDS))
+_FOUND = markers(_END, _CALL, signs="<`")
 _NEXT = markers(_END, _CALL, otherwise="```")
 _CALLABLE = re.compile(rf"{_FIRST}{_REST}{{0,63}}")
 _SNAKE = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)+")
@@ -53,7 +53,6 @@ _DATA = markers(named("data", row(some(r"\s", 64), word("<![CDATA["))))
 _SPLIT = "]]]]><![CDATA[>"
 _POSING = re.compile(r"<(?=/?(?:tool_result|use_tool|use_mcp_tool|think|thinking)>)", re.IGNORECASE)
 _EDGES = re.compile(r"\A\r?\n|\r?\n\Z")
-_CONTAINER = ("[", "{", "True", "False", "None")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -104,15 +103,19 @@ def _as_tags(tool: ToolSpec, written: str) -> list[str] | None:
         return None
     tags: list[str] = []
     for name, value in fields.items():
-        text, plain = text_of(value), takes_text(tool, name)
-        if not _CALLABLE.fullmatch(name) or (plain and text is None):
-            return None
-        if text is None or (not plain and _read(text) is not None):
-            text = value
-        if "\0" in text or mark_control(text) != text:
+        text = _as_text(tool, name, value)
+        if text is None or not _CALLABLE.fullmatch(name) or "\0" in text or mark_control(text) != text:
             return None
         tags.append(_tag(name, text))
     return tags
+
+
+def _as_text(tool: ToolSpec, name: str, value: str) -> str | None:
+    """Return the text that a JSON value is between its tags, or None if no text would read back as it."""
+    text = text_of(value)
+    if text is not None and typed_value(tool, name, text) == _written(text):
+        return text
+    return value if typed_value(tool, name, value) == value else None
 
 
 def _tag(name: str, text: str) -> str:
@@ -121,16 +124,6 @@ def _tag(name: str, text: str) -> str:
     if begins or _EDGES.search(text) or f"</{name}>".lower() in text.lower():
         text = f"<![CDATA[{text.replace(']]>', _SPLIT)}]]>"
     return f"<{name}>{text}</{name}>"
-
-
-def _read(text: str) -> str | None:
-    """Return the JSON text of the value that a text is, or None if it is none."""
-    text = text.strip()
-    try:
-        msgspec.json.decode(text)
-    except (msgspec.MsgspecError, RecursionError, UnicodeError):
-        return literal_json(text) if text.startswith(_CONTAINER) else None
-    return text
 
 
 @lru_cache(maxsize=256)
@@ -249,12 +242,8 @@ class XmlParser(BracketParser):
         tool = self._offered(self._tag)
         if tool is None and self._tag.lower() in _WRAPPERS:
             return self._read_wrapper()
-        fields: list[str] = []
-        for name, text, data in self._parameters:
-            said = _said(text, data)
-            value = None if tool is not None and takes_text(tool, name) else _read(said)
-            fields.append(f"{_encode(name).decode()}: {_written(said) if value is None else value}")
-        return (tool.name if tool else self._tag), f"{{{', '.join(fields)}}}"
+        values = ((name, _said(text, data)) for name, text, data in self._parameters)
+        return (tool.name if tool else self._tag), typed_object(tool, values)
 
     def _read_wrapper(self) -> tuple[str, str]:
         given = {name.lower(): _said(text, data) for name, text, data in self._parameters}
@@ -271,7 +260,7 @@ class XmlParser(BracketParser):
         found = self._pattern(_NEXT).match(buffer, at)
         if found is not None and self._holds(buffer, found):
             return len(buffer)
-        if found is not None and found["tool"] and self._called(found):
+        if found is not None and found["tool"] and len(self._found) < MOST_CALLS and self._called(found):
             return self._begin(found)
         if found is not None and found[0] == "```":
             return found.end()

@@ -12,6 +12,7 @@ know decodes to `Unknown`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -179,7 +180,12 @@ UPGRADES: dict[str, Upgrade] = {}
 """By the tag of an older version: turns its JSON object into the next version's, tag included."""
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Stored)
+
+
+@cache
+def _decoder() -> msgspec.json.Decoder[Stored]:
+    # Made when it is needed first: a program that keeps nothing never reads an event.
+    return msgspec.json.Decoder(Stored)
 
 
 def encode(event: Stored | Transient | Unknown) -> bytes:
@@ -192,7 +198,7 @@ def encode(event: Stored | Transient | Unknown) -> bytes:
 def decode(data: bytes | str) -> Stored | Unknown:
     """Read an event as `encode` wrote it, in this version or an older one."""
     try:
-        return _decoder.decode(data)
+        return _decoder().decode(data)
     except msgspec.ValidationError:
         return _upgrade(data)
 

@@ -12,8 +12,7 @@ import pytest
 
 from stepwell.cli import doctor as doctor_module
 from stepwell.cli.screen import Screen
-from stepwell.config import Config
-from stepwell.config_mcp import McpServerSettings
+from stepwell.config import Config, McpServerSettings
 from tests.cli.running import Cli, Done, finish
 from tests.support.endpoint import Cut, Endpoint, Reply, document, error, stream
 

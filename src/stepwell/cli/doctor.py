@@ -47,7 +47,7 @@ async def _look(screen: Screen, sources: Sources) -> list[Finding]:
         for name in unknown_variables()
     ]
     findings += folder.look(config, screen)
-    findings.append(await endpoints.look_at_server(config, screen))
+    findings.append(await endpoints.look_at_server(config, screen, command(sources, "serve")))
     findings += await endpoints.look_at_models(config, screen)
     findings += await asyncio.to_thread(_look_at_tools, config, screen)
     findings += [_look_at_mcp(config, screen, sources, name) for name in config.mcp]

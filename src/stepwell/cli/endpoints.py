@@ -30,8 +30,14 @@ class _Models(msgspec.Struct):
     data: list[_Model] = []
 
 
-async def look_at_server(config: Config, screen: Screen) -> Finding:
-    """Tell whether somebody works on the data folder, and whether it is a server that answers."""
+async def look_at_server(config: Config, screen: Screen, start: str) -> Finding:
+    """Tell whether somebody works on the data folder, and whether it is a server that answers.
+
+    Args:
+        config: The settings.
+        screen: Where to print.
+        start: The command that starts one.
+    """
     name = screen.say("doctor_server")
     server = await find_server(config, screen)
     if server is not None:
@@ -44,7 +50,7 @@ async def look_at_server(config: Config, screen: Screen) -> Finding:
         return Finding(name, "warn", screen.say("doctor_held"), screen.say("doctor_held_remedy"))
     except ConfigError as error:
         return Finding(name, "bad", str(error))
-    return Finding(name, "off", screen.say("doctor_no_server"), "stepwell serve")
+    return Finding(name, "off", screen.say("doctor_no_server"), start)
 
 
 async def look_at_models(config: Config, screen: Screen) -> list[Finding]:

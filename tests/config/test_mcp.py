@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.config import load
-from stepwell.config_mcp import McpSettings
+from stepwell.config import McpSettings, load
 from stepwell.errors import ConfigError
 
 OWN = {
@@ -33,6 +32,17 @@ def test_headers_come_from_variables_and_the_settings() -> None:
     assert settings.sent_headers(OWN) == {"X-A": "1", "Authorization": "s3cret"}
     with pytest.raises(ConfigError, match=r"headers_env\.Authorization: the variable TOKEN is not set"):
         settings.sent_headers({"TOKEN": ""})
+
+
+def test_a_key_of_a_header_stands_in_no_message_with_its_scheme_or_without() -> None:
+    told = {"url": "https://a/mcp", "headers": {"Authorization": "Bearer k3y-12345"}, "headers_env": {"X-B": "OWN"}}
+    settings = McpSettings.model_validate(told)
+    assert set(settings.secrets({"OWN": "Basic YWRhOnB3"})) == {
+        "Bearer k3y-12345",
+        "k3y-12345",
+        "Basic YWRhOnB3",
+        "YWRhOnB3",
+    }
 
 
 def test_a_key_in_the_address_stands_in_no_message() -> None:

@@ -1,4 +1,4 @@
-"""Settings of MCP: the servers whose tools agents may use, and the server that offers agents to others.
+"""Settings of MCP servers whose tools agents may use: the sections `[mcp.NAME]`.
 
 What a server is given of the environment is said here and looked up by whoever starts it.
 """
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
+from pydantic import Field, SecretStr, StringConstraints, model_validator
 
-from stepwell.config_base import Names, is_address
+from stepwell.config.base import Names, Section, is_address
 from stepwell.errors import ConfigError
 
 BASICS = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "USER", "LOGNAME", "SHELL")
@@ -24,11 +24,7 @@ ServerName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+(_[A-Za-z0
 """Stands before two underscores in the names of its tools, so that it holds no two and ends with none."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class McpSettings(_Section):
+class McpSettings(Section):
     """One MCP server whose tools agents may use."""
 
     enabled: bool = True
@@ -112,25 +108,14 @@ class McpSettings(_Section):
         Args:
             own: The environment of this program.
         """
-        told = [each.get_secret_value() for each in (*self.env.values(), *self.headers.values())]
-        told += [own.get(name, "") for name in (*self.env_pass, *self.headers_env.values())]
+        told = [each.get_secret_value() for each in self.env.values()] + [own.get(name, "") for name in self.env_pass]
+        sent = [each.get_secret_value() for each in self.headers.values()]
+        sent += [own.get(name, "") for name in self.headers_env.values()]
+        told += [*sent, *(word for value in sent for word in value.split()[1:])]  # without `Bearer`, which says nothing
         parts = urlsplit(self.url)
         told += [parts.password or "", *(value for _, value in parse_qsl(parts.query))]
         told += [piece.partition("=")[2] for piece in parts.query.split("&")]  # as it is written
         return tuple({each for each in told if len(each) >= SECRET})
-
-
-class McpServerSettings(_Section):
-    """The MCP server under `/mcp`, which offers agents as tools and threads as resources."""
-
-    enabled: bool = False
-    """Off until switched on."""
-    sessions: int = Field(default=100, ge=1)
-    """Sessions at once; one more is refused."""
-    idle: float = Field(default=1800.0, gt=0)
-    """Seconds after which a session that nobody uses is closed."""
-    keep_days: int = Field(default=30, ge=1)
-    """Days for which the threads that its tools make are kept."""
 
 
 def _value(own: Mapping[str, str], name: str, place: str) -> str:

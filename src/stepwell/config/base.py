@@ -1,15 +1,19 @@
-"""What the sections of the settings share: how lists and tables are read from variables, and what an address is.
-
-The sections themselves are in `config.py` and, for MCP servers, in `config_mcp.py`.
-"""
+"""What the sections of the settings share: their base, how variables hold lists and tables, what addresses are."""
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+
+class Section(BaseModel):
+    """A table of the settings file: it takes no key that it does not know, and it does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 def _read(value: Any) -> Any:
@@ -36,3 +40,11 @@ def is_address(url: str) -> bool:
     except ValueError:
         return False
     return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -41,7 +41,8 @@ def test_a_changed_tool_is_listed_told_by_doctor_and_on_again_when_it_is_confirm
             assert (await cli.run("ask", "Hi")).out == "Hello.\n"
             offered = [each["function"]["name"] for each in (await endpoint.request(0)).body["tools"]]
             assert "s__a" in offered
-            told.write_text(json.dumps([{"name": "a", "description": "Evil."}, {"name": "new"}]))
+            evil = "Evil.\nb: on\n  now:    Good."
+            told.write_text(json.dumps([{"name": "a", "description": evil}, {"name": "new"}]))
             assert (await cli.run("ask", "Hi")).out.endswith("No.\n")
             assert "s__a is switched off" in (await endpoint.request(2)).body["messages"][-1]["content"]
         listed = await cli.run("mcp", "list")
@@ -53,7 +54,8 @@ def test_a_changed_tool_is_listed_told_by_doctor_and_on_again_when_it_is_confirm
         assert "mcp confirm s" in doctor.out
         assert (await cli.run("mcp", "confirm", "s", "b")).code == 1
         done = await cli.run("mcp", "confirm", "s", "a")
-        assert (done.code, "before: Good." in done.out, "now:    Evil." in done.out) == (0, True, True)
+        assert (done.code, "before: Good." in done.out, r"now:    Evil.\nb: on\n" in done.out) == (0, True, True)
+        assert len(done.out.splitlines()) == 3
         assert (await cli.run("mcp", "confirm", "s")).code == 0
         again = await cli.run("mcp", "confirm", "s")
         assert (again.code, "Nothing of s waits" in again.err) == (0, True)

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -404,11 +405,22 @@ def test_a_body_that_is_too_long_or_no_message_is_refused(tmp_path: Path) -> Non
     async def main() -> None:
         async with serving(tmp_path, max_body=2000, **ON) as server:
             assert (await server.call("POST", "/mcp", data=b"x" * 3000, headers=ACCEPT))[0] == 413
+            assert (await server.call("POST", "/mcp", data=b" " * 1999 + b"{", headers=ACCEPT))[0] == 400
             for body in (b"{", b"[]", b"3", b"\xff", json.dumps({**HELLO, "method": 3}).encode()):
                 sent = {**ACCEPT, "content-type": "application/json"}
                 status, refused = await server.call("POST", "/mcp", data=body, headers=sent)
                 assert status == 400
                 assert "Traceback" not in str(refused)
+
+    asyncio.run(main())
+
+
+def test_what_takes_long_to_be_taken_apart_is_refused_unread(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path, **ON) as server:
+            body = b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"a":[%s0]}}' % (b"{}," * 2_000_000)
+            headers = server.headers(**ACCEPT, **{"content-type": "application/json"})
+            assert (await server.call("POST", "/mcp", data=BytesIO(body), headers=headers))[0] == 413
 
     asyncio.run(main())
 
@@ -465,5 +477,11 @@ def test_hidden_characters_of_arguments_are_shown_and_what_has_no_plain_form_is_
     form = form_of(question("approval", tool="pay", arguments='{"to": "a\u202e"}', text="May it?"))
     assert form is not None
     assert form.message == 'May it?\npay {"to": "a\\u202e"}'
+    padded = form_of(question("approval", tool="pay", arguments=f'{{"a": "{"x" * 50_000}", "to": "eve"}}'))
+    assert padded is not None
+    assert padded.message.endswith('"to": "eve"}')
+    turned = form_of(question("question", text="Pay\u202e\x1b[2J?"))
+    assert turned is not None
+    assert turned.message == r"Pay\u202e\u001b[2J?"
     assert form_of(question("question", form=NESTED)) is None
     assert form_of(question("result")) is None

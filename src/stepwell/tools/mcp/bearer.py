@@ -9,6 +9,7 @@ import asyncio
 import time
 from base64 import b64encode
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import quote
 
 import httpx2
@@ -16,7 +17,7 @@ import msgspec
 
 from stepwell.errors import ToolError
 from stepwell.tools.mcp.base import ServerSpec
-from stepwell.tools.mcp.grants import Grant, locked, read, write
+from stepwell.tools.mcp.grants import Grant, end_of, locked, read, write
 from stepwell.tools.mcp.guard import Guarded
 
 EARLY = 30
@@ -24,9 +25,9 @@ EARLY = 30
 
 
 class _Token(msgspec.Struct):
-    access_token: str
-    expires_in: int = 0
-    refresh_token: str = ""
+    access_token: Annotated[str, msgspec.Meta(pattern=r"^[!-~]+$")]
+    expires_in: float | None = None
+    refresh_token: str | None = None
 
 
 class Bearer:
@@ -50,11 +51,7 @@ class Bearer:
         Raises:
             ToolError: There is no login, or none that can be used; says what to do.
         """
-        grant = read(self._file)
-        if grant is None:
-            raise ToolError(f"nobody has logged in at it; {self._remedy}")
-        if grant.url != self._spec.url:
-            raise ToolError(f"the login is for another address; {self._remedy}")
+        grant = self._grant()
         if grant.access != refused and not 0 < grant.expires - EARLY < time.time():
             return grant.access
         if self._renewing is None or self._renewing.done():
@@ -63,20 +60,27 @@ class Bearer:
         # A caller may leave; what the server gave out instead of the old token must be kept all the same.
         return (await asyncio.shield(self._renewing)).access
 
+    def _grant(self) -> Grant:
+        grant = read(self._file)
+        if grant is None:
+            raise ToolError(f"nobody has logged in at it; {self._remedy}")
+        if grant.url != self._spec.url:
+            raise ToolError(f"the login is for another address; {self._remedy}")
+        return grant
+
     @property
     def _remedy(self) -> str:
         return f"run `stepwell mcp login {self._spec.name}`"
 
     async def _renewed(self, used: Grant) -> Grant:
         async with locked(self._file):
-            grant = read(self._file) or used
+            grant = self._grant()
             if grant.access != used.access:  # another process was quicker
                 return grant
             if not grant.refresh:
                 raise ToolError(f"the login has ended; {self._remedy}")
             made = await self._asked(grant)
-            expires = round(time.time()) + made.expires_in if made.expires_in > 0 else 0
-            refresh = made.refresh_token or grant.refresh
+            refresh, expires = made.refresh_token or grant.refresh, end_of(made.expires_in)
             new = msgspec.structs.replace(grant, access=made.access_token, refresh=refresh, expires=expires)
             write(self._file, new)
             return new
@@ -100,7 +104,7 @@ class Bearer:
             raise ToolError(f"its login is not taken any more; {self._remedy}")
         try:
             if response.status_code == 200:
-                return msgspec.json.decode(response.content, type=_Token)
+                return msgspec.json.decode(response.content, type=_Token, strict=False)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             pass
         raise ToolError(f"its login could not be renewed: status {response.status_code}")

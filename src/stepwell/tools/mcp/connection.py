@@ -21,19 +21,21 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from stepwell.errors import ToolError
 from stepwell.tools.base import ToolContext, ToolResult
-from stepwell.tools.mcp.address import address
-from stepwell.tools.mcp.base import LISTING, PING, SILENT, Does, Lost, Offer, ServerSpec
+from stepwell.tools.mcp.base import LISTING, PING, SILENT, WORDS, Does, Lost, Offer, ServerSpec
 from stepwell.tools.mcp.flight import Flight, Flights
-from stepwell.tools.mcp.grants import secrets_of
+from stepwell.tools.mcp.http import over_http
 from stepwell.tools.mcp.listing import offer_of, words_of
-from stepwell.tools.mcp.pace import Incoming
-from stepwell.tools.mcp.program import program
+from stepwell.tools.mcp.pace import Answering, Incoming
 from stepwell.tools.mcp.resources import content_of, list_of
 from stepwell.tools.mcp.results import result_of
-from stepwell.tools.mcp.weight import FORGOTTEN, NO_LOGIN, TOO_MUCH
+from stepwell.tools.mcp.stdio import over_stdio
+from stepwell.tools.mcp.weight import FORGOTTEN, NO_LOGIN, NOT_TAKEN
 
 ROUNDS = 10
 """Times that a server may ask before it answers a call (the SDK's own bound)."""
+
+CURSORS = 1_000
+"""Places where lists of resources go on that are remembered."""
 
 _log = logging.getLogger("stepwell.mcp")
 _CALLED: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
@@ -86,6 +88,7 @@ class Connection:
         self.doubted = asyncio.Event()
         """Set when calls ran out of time and nothing was heard."""
         self._silent, self._heard = 0, 0
+        self._cursors: set[str] = set()
 
     @property
     def open(self) -> bool:
@@ -166,9 +169,14 @@ class Connection:
         finally:
             self._flights.flying.remove(flight)
             await flight.close()
-        return await result_of(came)
+        result = await result_of(came)
+        if result.status == "failed":
+            return msgspec.structs.replace(result, content=self._spec.struck(result.content))
+        return result
 
     async def _list(self, flight: Flight, cursor: str | None) -> types.CallToolResult:
+        if cursor is not None and cursor not in self._cursors:  # a model must not tell the server anything by it
+            raise ToolError("The list has no such cursor; leave `cursor` out to begin anew.")
         params = types.PaginatedRequestParams(cursor=cursor)
         page = await self._send(flight, types.ListResourcesRequest(params=params), _LISTED)
         templates: list[types.ResourceTemplate] = []
@@ -176,6 +184,9 @@ class Connection:
             with suppress(Refused):  # many servers have none, and do not know how to say so
                 asked = types.ListResourceTemplatesRequest(params=types.PaginatedRequestParams())
                 templates = (await self._send(flight, asked, _TEMPLATES)).resource_templates
+        more = page.next_cursor
+        if more and len(more) <= WORDS:
+            self._cursors = {*self._cursors, more} if len(self._cursors) < CURSORS else {more}
         return list_of(self._spec, page, templates)
 
     async def _ask(self, flight: Flight, params: P, kind: TypeAdapter[R | types.InputRequiredResult]) -> R:
@@ -216,7 +227,7 @@ class Connection:
             return Lost(f"The MCP server {name} has forgotten us.", sent=False)
         if code == NO_LOGIN:
             return ToolError(f"The MCP server {name} was not asked: {self._spec.plain(said)}.")
-        if code == TOO_MUCH:
+        if code == NOT_TAKEN:
             return ToolError(f"The call reached the MCP server {name}, but {self._spec.plain(said)}.")
         return Refused(f"The MCP server {name} refused the call: {self._spec.plain(said)}")
 
@@ -234,17 +245,17 @@ async def connected(spec: ServerSpec, flights: Flights) -> AsyncGenerator[tuple[
         TimeoutError: It took too long.
         Exception: Whatever a program that cannot be started, or a network, raises.
     """
-    spec, changed = _with_login(spec), asyncio.Event()
+    changed = asyncio.Event()
 
     async def noticed(message: IncomingMessage) -> None:
         if isinstance(message, types.ToolListChangedNotification):
             changed.set()
 
-    opened = program(spec) if spec.command else address(spec)
+    opened = over_stdio(spec) if spec.command else over_http(spec)
     async with opened as (incoming, outgoing):
         session = ClientSession(
             incoming,
-            outgoing,
+            Answering(outgoing, incoming),
             elicitation_callback=flights.elicit,
             sampling_callback=None,
             list_roots_callback=None,
@@ -262,13 +273,6 @@ async def connected(spec: ServerSpec, flights: Flights) -> AsyncGenerator[tuple[
             finally:
                 listening.cancel()
                 await asyncio.wait({listening})
-
-
-def _with_login(spec: ServerSpec) -> ServerSpec:
-    """Return a server with what its login holds among its secrets."""
-    if spec.login is None:
-        return spec
-    return msgspec.structs.replace(spec, secrets=(*spec.secrets, *secrets_of(spec.login)))
 
 
 async def _greet(spec: ServerSpec, session: ClientSession) -> None:

@@ -23,6 +23,9 @@ TOLD = 0.05
 PROGRESS = 300
 """Characters of such a message."""
 
+MOST_ASKED = 20
+"""Questions of one call that people are asked; further ones are answered with `cancel`."""
+
 Action = Literal["accept", "decline", "cancel"]
 
 
@@ -39,6 +42,7 @@ class Flight:
         self.spec, self.context = spec, context
         self.scope = asyncio.timeout(seconds)
         self._left, self._asking, self._told = seconds, 0, 0.0
+        self._asked = 0
         self._questions: set[asyncio.Task[ElicitResult]] = set()
 
     async def tell(self, progress: float, total: float | None, message: str | None) -> None:
@@ -52,6 +56,9 @@ class Flight:
 
     async def ask(self, params: ElicitRequestParams) -> ElicitResult:
         """Put a server's question to a person; the call's time stands still meanwhile."""
+        self._asked += 1
+        if self._asked > MOST_ASKED:
+            return ElicitResult(action="cancel")
         question = asyncio.create_task(self._ask(params))
         self._questions.add(question)
         self._halt()

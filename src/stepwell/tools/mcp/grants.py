@@ -8,20 +8,23 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
 
+from stepwell.config.mcp import SECRET
 from stepwell.errors import ToolError
+from stepwell.tools.mcp.files import open_lock, replace
 
 FOLDER = "mcp_logins"
 """In the data folder, for its owner alone; a file for each server."""
-SECRET = 6
-"""Characters of the shortest value that may be a secret."""
-LOCKING, AGAIN = 15.0, 0.05
-"""Seconds to wait for another process that renews the token, and between two looks."""
+LOCKING, AGAIN = 40.0, 0.05
+"""Seconds to wait for another process that renews the token, which may take it 30, and between two looks."""
+LONGEST = 10 * 365 * 24 * 3600
+"""Seconds that a token holds at most, whatever is said of it."""
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -71,6 +74,15 @@ def read(file: Path) -> Grant | None:
         return None
 
 
+def end_of(seconds: float | None) -> int:
+    """Return when a token ends, in seconds since 1970; 0 for not known.
+
+    Args:
+        seconds: That it holds, as the server says; None where it says nothing.
+    """
+    return round(time.time() + min(seconds, LONGEST)) if seconds is not None and seconds > 0 else 0
+
+
 def secrets_of(file: Path) -> tuple[str, ...]:
     """Return what of it must stand in no message; what is too short to be secret is left out."""
     grant = read(file)
@@ -84,15 +96,9 @@ def write(file: Path, grant: Grant) -> None:
     Raises:
         ToolError: The file cannot be written.
     """
-    made = file.with_suffix(".new")
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as out:
-            os.fchmod(out.fileno(), 0o600)
-            out.write(msgspec.json.encode(grant))
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(made, file)
+        replace(file, msgspec.json.encode(grant))
     except OSError as error:
         raise ToolError(f"the login cannot be kept in {file}: {error.strerror}") from error
 
@@ -105,8 +111,7 @@ async def locked(file: Path) -> AsyncGenerator[None]:
         ToolError: One of them does not come to an end, or the folder cannot be written.
     """
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = open_lock(file)
     except OSError as error:
         raise ToolError(f"the login cannot be kept in {file}: {error.strerror}") from error
     try:

@@ -29,7 +29,8 @@ class Guarded(httpx2.AsyncBaseTransport):
     """
 
     def __init__(self, spec: ServerSpec) -> None:
-        self._spec, self._inner = spec, httpx2.AsyncHTTPTransport()
+        # Connections are known by address; one that was made for a host serves no other there.
+        self._spec, self._inner = spec, httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_keepalive_connections=0))
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request; see `AsyncBaseTransport`.
@@ -84,7 +85,10 @@ def check(spec: ServerSpec, address: str) -> None:
     Raises:
         ToolError: It is of none of the kinds above.
     """
-    url = httpx2.URL(address)
+    try:
+        url = httpx2.URL(address)
+    except httpx2.InvalidURL as error:
+        raise ToolError("the login leads to what is no address") from error
     if url.scheme != "https" and not (url.scheme == "http" and _is_named(spec, url)):
         raise ToolError(f"the login leads to {url.scheme}://{url.netloc.decode()}, which is no HTTPS")
 
@@ -104,7 +108,7 @@ async def _public(host: str, port: int) -> str:
     """
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ToolError(f"the login leads to {host}, which cannot be found") from error
     addresses = [str(each[4][0]) for each in found]
     if not addresses or not all(_is_public(each) for each in addresses):
@@ -118,12 +122,14 @@ def _is_public(address: str) -> bool:
         found = ipaddress.ip_address(address)
     except ValueError:  # an address of one link only
         return False
-    if isinstance(found, ipaddress.IPv6Address):
-        inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
-        if inner is not None or found in _TRANSLATED:
-            return False
-    return found.is_global and not found.is_multicast
+    if found.version == 6 and found not in _PUBLIC:
+        return False
+    return found.is_global and not found.is_multicast and not any(found in each for each in _INSIDE)
 
 
-_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
-"""Addresses that stand for those of IPv4, whichever these are."""
+_PUBLIC = ipaddress.ip_network("2000::/3")
+"""All addresses of IPv6 that are given out to everybody; others stand for those of IPv4, or for networks."""
+_INSIDE = tuple(
+    map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "2001::/23", "2002::/16"))
+)
+"""Addresses that count as global, and lead to the services of a cloud, or stand for others."""

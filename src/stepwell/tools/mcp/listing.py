@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 import mcp_types as types
+import msgspec
 from mcp.client.session import ClientSession
 from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 
 from stepwell.errors import ToolError
-from stepwell.tools.mcp.base import MOST_TOOLS, OWN, Definition, Offer, ServerSpec, define, tool_name
+from stepwell.tools.mcp.base import MOST_SCHEMAS, MOST_TOOLS, OWN, Definition, Offer, ServerSpec, define, tool_name
 
 PAGES = 20
 """Pages of a listing that are asked for."""
@@ -79,6 +80,7 @@ def _usable(
     wanted = [name for name in listed if spec.tools is None or name in spec.tools]
     tools: dict[str, Definition] = {}
     refused: dict[str, str] = {}
+    room = MOST_SCHEMAS
     for name in wanted[:MOST_TOOLS]:
         tool = listed[name]
         hints = tool.annotations or types.ToolAnnotations()
@@ -86,14 +88,21 @@ def _usable(
         try:
             made = define(name, tool.description or "", tool.input_schema, said)
             tool_name(spec.name, name)
+            room -= len(msgspec.json.encode(made))
+            if room < 0:
+                raise ValueError(f"the server says more than {MOST_SCHEMAS >> 20} MB of its tools; {_fewer(spec)}")
             tools[name] = made
         except (ValueError, RecursionError, OverflowError) as error:
             refused[spec.plain(name, 64)] = spec.plain(str(error), 300)
     if len(wanted) > MOST_TOOLS:
-        refused["…"] = f"the server has more than {MOST_TOOLS} tools; name those that are used in mcp.{spec.name}.tools"
+        refused["…"] = f"the server has more than {MOST_TOOLS} tools; {_fewer(spec)}"
     known = {*listed, *(OWN if spec.resources and resources else ())}
     for name in {*(spec.tools or ()), *spec.effects} - known:
         refused[spec.plain(name, 64)] = "the settings name it, and the server does not have it"
     if spec.resources and not resources:
         refused.update(dict.fromkeys(OWN, "the server has no resources"))
     return tools, dict(list(refused.items())[-REFUSED:])
+
+
+def _fewer(spec: ServerSpec) -> str:
+    return f"name those that are used in mcp.{spec.name}.tools"

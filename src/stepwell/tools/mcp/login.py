@@ -6,21 +6,21 @@ The SDK does discovery, registration and PKCE. The person comes back over an add
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
-import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import parse_qs, urljoin, urlsplit
 
 import httpx2
-from mcp.client.auth import OAuthClientProvider, OAuthFlowError
+from mcp.client.auth import OAuthClientProvider, OAuthFlowError, OAuthRegistrationError, OAuthTokenError
 from mcp.shared.auth import AuthorizationCodeResult, OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
-from pydantic import AnyUrl, ValidationError
+from pydantic import AnyUrl
 
 from stepwell.errors import ToolError
 from stepwell.tools.mcp.base import ServerSpec
-from stepwell.tools.mcp.grants import Grant, locked, write
+from stepwell.tools.mcp.grants import Grant, end_of, locked, write
 from stepwell.tools.mcp.guard import Guarded, check
 
 PERSON = 600.0
@@ -31,6 +31,8 @@ PATH = "/callback"
 _VERSION = "2025-11-25"
 _PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 _HEADERS = {"accept": "application/json, text/event-stream", "mcp-protocol-version": _VERSION}
+_STATUS, _CODE = re.compile(r"[A-Za-z_ ]*[a-z](?:: \d{3}| \(\d{3}\))?"), re.compile(r'"error" ?: ?"[a-z_]{1,40}"')
+"""What an error of the SDK says before it repeats an answer, and a code of RFC 6749 in the latter."""
 _DONE = "Stepwell: you can close this window. 可以关闭此窗口。"
 
 
@@ -67,7 +69,10 @@ class _Return:
     async def lead(self, address: str) -> None:
         """Send a person to log in; what comes back must bring the state that they were sent with."""
         check(self._spec, address)
-        self._state = parse_qs(urlsplit(address).query)["state"][0]
+        parts = urlsplit(address)
+        if parts.fragment:
+            raise ToolError("the login leads to an address with a fragment, where what is asked would be lost")
+        self._state = parse_qs(parts.query)["state"][-1]  # a server may have put one before it
         self._show(address)
 
     async def wait(self) -> AuthorizationCodeResult:
@@ -134,22 +139,41 @@ async def login(spec: ServerSpec, file: Path, show: Callable[[str], None]) -> No
         ToolError: It came to nothing; says why.
     """
     async with _returning(spec, show) as back:
+
+        async def lead(address: str) -> None:
+            known = provider.context.oauth_metadata
+            if known is not None and "S256" not in (known.code_challenge_methods_supported or ()):
+                raise ToolError(
+                    "who logs people in there does not say that it takes PKCE, without which it is not safe"
+                )
+            await back.lead(address)
+
         metadata = OAuthClientMetadata(client_name="Stepwell", redirect_uris=[AnyUrl(back.address)])
-        provider = OAuthClientProvider(spec.url, metadata, _Nothing(), back.lead, back.wait)
+        provider = OAuthClientProvider(spec.url, metadata, _Nothing(), lead, back.wait)
         try:
             async with httpx2.AsyncClient(
                 auth=provider, transport=Guarded(spec), headers=spec.headers, trust_env=False
             ) as client:
                 response = await client.post(spec.url, json=_PING, headers=_HEADERS)
-        except (OAuthFlowError, httpx2.HTTPError, TimeoutError, ValidationError) as error:
-            said = "" if isinstance(error, ValidationError) else f": {spec.plain(str(error), 300)}"
-            raise ToolError(f"the login came to nothing: {type(error).__name__}{said}") from error
+        except (OAuthFlowError, httpx2.HTTPError, httpx2.InvalidURL, TimeoutError, ValueError) as error:
+            raise ToolError(f"the login came to nothing: {_words(spec, error)}") from error
     if provider.context.current_tokens is None:
         raise ToolError(f"the server asks for no login: it answers with status {response.status_code}")
     if response.status_code in (401, 403):
         raise ToolError(f"the server does not take the login that it gave: status {response.status_code}")
     async with locked(file):
         write(file, _grant(spec, provider))
+
+
+def _words(spec: ServerSpec, error: Exception) -> str:
+    """Say why a login came to nothing, without what servers answered where tokens stand."""
+    kind, said = type(error).__name__, str(error)
+    if isinstance(error, ValueError | httpx2.LocalProtocolError | httpx2.InvalidURL):
+        return kind
+    if isinstance(error, OAuthTokenError | OAuthRegistrationError):
+        found = _STATUS.match(said), _CODE.search(said)
+        return ": ".join((kind, *(each[0] for each in found if each)))
+    return f"{kind}: {spec.plain(said, 300)}"
 
 
 def _grant(spec: ServerSpec, provider: OAuthClientProvider) -> Grant:
@@ -162,7 +186,7 @@ def _grant(spec: ServerSpec, provider: OAuthClientProvider) -> Grant:
         url=spec.url,
         access=tokens.access_token,
         refresh=tokens.refresh_token or "",
-        expires=round(time.time()) + tokens.expires_in if tokens.expires_in else 0,
+        expires=end_of(tokens.expires_in),
         client=client.client_id,
         secret=client.client_secret or "",
         method=client.token_endpoint_auth_method or "",

@@ -12,15 +12,18 @@ from typing import Any, Protocol, Self, cast
 
 import anyio
 from mcp.shared.message import SessionMessage
-from mcp_types import JSONRPCError, JSONRPCResponse
+from mcp_types import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 
 from stepwell.tools.mcp.base import MOST_TOOLS
+from stepwell.tools.mcp.weight import GIVEN_UP
 
 ANSWERS, OTHERS = 20_000, 1_000
 """Messages of a server in a second: answers to requests, and all else."""
 LISTED = 4 * MOST_TOOLS
 """Things listed in one answer that are looked at; who names a tool in the settings may have it further behind."""
 
+MOST_OWED = 64
+"""Requests of a server that wait for our answer; with more of them nothing is taken before it reads some."""
 HEAVY, REST = 0.005, 3.0
 """Seconds of taking a message apart after which others come first, and for how many times as long."""
 MOST_PARTS = 1_000
@@ -45,6 +48,24 @@ class Outgoing(Protocol):
     ) -> bool | None: ...
 
 
+class Spending:
+    """Time that many small things take together, after which others come first."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    async def add(self, seconds: float) -> None:
+        """Count what one of them took.
+
+        Args:
+            seconds: That it took.
+        """
+        self._seconds += seconds
+        if self._seconds > HEAVY:
+            spent, self._seconds = self._seconds, 0.0
+            await Incoming.spend(spent)
+
+
 class Incoming(ABC):
     """The messages of a server, as sessions of the SDK read them; `ended` is set when nothing more comes."""
 
@@ -53,8 +74,10 @@ class Incoming(ABC):
         self.why = ""
         """Why nothing more is taken, where that is our doing."""
         self.heard = 0
-        """Answers that came."""
+        """Answers of the server that came."""
         self._second, self._answers, self._others = 0.0, 0, 0
+        self._owed: dict[object, int] = {}
+        self._settled = asyncio.Event()
 
     @abstractmethod
     async def take(self) -> SessionMessage | Exception | None:
@@ -74,9 +97,33 @@ class Incoming(ABC):
         if isinstance(message, JSONRPCResponse):
             _cut(message.result)
         answer = isinstance(message, JSONRPCResponse | JSONRPCError)
-        self.heard += answer
+        given_up = isinstance(message, JSONRPCError) and message.error.code == GIVEN_UP
+        self.heard += answer and not given_up
         await self.count(answer)
+        if isinstance(message, JSONRPCRequest):
+            await self._owe(message.id)
+        elif isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
+            self.settle((message.params or {}).get("requestId"))
         return item
+
+    async def _owe(self, id: object) -> None:
+        """Note that a request of the server waits for our answer, and wait where too many do."""
+        self._owed[id] = self._owed.get(id, 0) + 1
+        while sum(self._owed.values()) > MOST_OWED:
+            self._settled.clear()
+            await self._settled.wait()
+
+    def settle(self, id: object) -> None:
+        """Note that a request of the server waits no more.
+
+        Args:
+            id: Its id.
+        """
+        if isinstance(id, int | str) and id in self._owed:
+            self._owed[id] -= 1
+            if not self._owed[id]:
+                del self._owed[id]
+            self._settled.set()
 
     async def count(self, answer: bool) -> None:
         """Count a message, and wait for the next second where there were too many in this one."""
@@ -120,6 +167,37 @@ class Incoming(ABC):
         self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+class Answering:
+    """The messages to a server, of which those that answer are counted.
+
+    Args:
+        inner: Writes them.
+        incoming: Counts.
+    """
+
+    def __init__(self, inner: Outgoing, incoming: Incoming) -> None:
+        self._inner, self._incoming = inner, incoming
+
+    async def send(self, item: SessionMessage, /) -> None:
+        """Write a message."""
+        await self._inner.send(item)
+        if isinstance(item.message, JSONRPCResponse | JSONRPCError):
+            self._incoming.settle(item.message.id)
+
+    async def aclose(self) -> None:
+        """Write nothing more."""
+        await self._inner.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        await self._inner.__aexit__(exc_type, exc_val, exc_tb)
 
 
 def _cut(result: dict[str, Any]) -> None:

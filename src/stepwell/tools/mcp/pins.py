@@ -17,6 +17,7 @@ import msgspec
 
 from stepwell.errors import ConfigError
 from stepwell.tools.mcp.base import Definition, Offer
+from stepwell.tools.mcp.files import open_lock, replace
 
 FILE = "mcp.json"
 """In the data folder, for its owner alone."""
@@ -166,8 +167,7 @@ class Pins:
     def _changing(self) -> Generator[None]:
         """Keep other processes from writing meanwhile, and begin with what they wrote."""
         try:
-            self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(self.file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = open_lock(self.file)
         except OSError as error:
             raise ConfigError(f"the pins of MCP tools cannot be kept in {self.file}: {error.strerror}") from error
         try:
@@ -179,14 +179,8 @@ class Pins:
 
     def _write(self, name: str, seen: Seen) -> None:
         kept = msgspec.structs.replace(self._kept, servers={**self._kept.servers, name: seen})
-        data = msgspec.json.format(msgspec.json.encode(kept), indent=1)
-        made = self.file.with_suffix(".new")
         try:
-            with open(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as out:
-                out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(made, self.file)
+            replace(self.file, msgspec.json.format(msgspec.json.encode(kept), indent=1))
         except OSError as error:
             raise ConfigError(f"the pins of MCP tools cannot be kept in {self.file}: {error.strerror}") from error
         self.refresh()

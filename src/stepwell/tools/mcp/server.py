@@ -24,7 +24,8 @@ FIRST, MOST = 0.5, 60.0
 STEADY = 60.0
 """Seconds after which a connection counts as good, so that the next start comes soon again."""
 CALM = 1.0
-"""Seconds between two listings of a server that says again and again that its tools are others."""
+"""Seconds after a listing until a server's word that its tools are others counts again; twice as long each time, for
+each listing is compared, written down and told."""
 CLOSING = 8.0
 """Seconds that its end may take; every step of it has bounds of its own."""
 
@@ -147,24 +148,31 @@ class McpServer:
 
     async def _serve(self) -> None:
         """Connect, and stay until the connection ends."""
-        async with connected(self.spec, self._flights) as (connection, offer):
+        async with connected(self.spec, self._flights) as (connection, offer), asyncio.TaskGroup() as group:
             self._seen(offer)
             self._connection = connection
             self._settle("")
             _log.info("MCP server %s: %d tools", self.spec.name, len(offer.tools))
+            listing = group.create_task(self._list_again(connection))
             while connection.open and not self._closing:
-                await _either(connection.ended, connection.changed, connection.doubted)
+                await _either(connection.ended, connection.doubted)
                 if connection.open and connection.doubted.is_set():
                     connection.doubted.clear()
                     await self._check(connection)
-                elif connection.open:
-                    connection.changed.clear()
-                    async with asyncio.timeout(LISTING):
-                        self._seen(await connection.offer())
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(connection.ended.wait(), CALM)
+            listing.cancel()
             if connection.why:
                 raise ToolError(connection.why)
+
+    async def _list_again(self, connection: Connection) -> None:
+        """List the tools whenever the server says that they are others."""
+        calm = CALM
+        while True:
+            await connection.changed.wait()
+            connection.changed.clear()
+            async with asyncio.timeout(LISTING):
+                self._seen(await connection.offer())
+            await asyncio.sleep(calm)
+            calm = min(2 * calm, MOST)
 
     async def _check(self, connection: Connection) -> None:
         """End a connection over which nothing comes any more."""

@@ -51,7 +51,7 @@ class McpTool:
         self, server: ServerSpec, name: str, definition: Definition, call: Call, switch: Switch, does: Does = "call"
     ) -> None:
         self.spec = ToolSpec(tool_name(server.name, name), definition.description, definition.parameters)
-        self.effect: Effect = effect_of(server, name, definition)
+        self.effect: Effect = effect_of(server, name, definition, does)
         self.version = definition.digest
         self.server, self.name = server.name, name
         self.does: Does = does

@@ -18,13 +18,15 @@ MOST_VALUES = 200_000
 """Values, fields and lines of one message; as many take about 100 ms."""
 LARGE = 1 << 20
 """Bytes from which on it matters what is done with a message that is none: the SDK repeats it in its error."""
+NO_MESSAGE = "it is no message"
+"""Why such a large one is not taken."""
 PIECE = 1 << 16
 """Bytes of a piece."""
 ENDS = 512
 """Bytes that are kept of the beginning and of the end of a message that is too much."""
-TOO_MUCH, NO_LOGIN, FORGOTTEN = -32098, -32097, -32096
-"""Codes of failures of ours: an answer that is too much; no login for a request, which was not looked at; a session
-that the server does not know any more."""
+NOT_TAKEN, NO_LOGIN, FORGOTTEN, GIVEN_UP = -32098, -32097, -32096, -32095
+"""Codes of failures of ours: an answer that is not taken; no login for a request, which was not looked at; a session
+that the server does not know any more; nobody waits for the answer."""
 
 _NUMBER, _ESCAPES, _WIDE = 32, 32, 64
 """Bytes outside of texts, escapes in them, and bytes of texts that are not ASCII, that cost as much as a value."""
@@ -151,9 +153,9 @@ def too_much(id: int | str, fault: str) -> JSONRPCError:
         id: Of the request.
         fault: Why it is too much.
     """
-    return failure(id, TOO_MUCH, words_of(fault))
+    return failure(id, NOT_TAKEN, told_of(fault))
 
 
-def words_of(fault: str) -> str:
+def told_of(fault: str) -> str:
     """Return what a model is told of an answer that is too much."""
     return f"its answer is not taken: {fault}; ask it for less"

@@ -1,4 +1,4 @@
-"""A server at an address: streamable HTTP, with bounds on what it may answer.
+"""A server at an address, over streamable HTTP, with bounds on what it may answer.
 
 Requests go to that address alone: no proxy of the environment is used, and the SDK follows redirects within it only.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import anyio
 import httpx2
@@ -20,19 +21,20 @@ from mcp.shared.message import SessionMessage
 from mcp_types import METHOD_NOT_FOUND
 
 from stepwell.errors import ToolError
-from stepwell.tools.mcp.base import MOST_PASSED_OVER, ServerSpec
+from stepwell.tools.mcp.base import ServerSpec
 from stepwell.tools.mcp.bearer import Bearer
-from stepwell.tools.mcp.pace import Incoming, Outgoing
+from stepwell.tools.mcp.pace import Incoming, Outgoing, Spending
+from stepwell.tools.mcp.streams import PART, EventStream, Exchange
 from stepwell.tools.mcp.weight import (
     FORGOTTEN,
     LARGE,
     NO_LOGIN,
-    TOO_MUCH,
+    NO_MESSAGE,
+    NOT_TAKEN,
     Parts,
     failure,
     is_message,
-    too_much,
-    words_of,
+    told_of,
 )
 
 CONNECT, WRITE = 10.0, 30.0
@@ -40,17 +42,24 @@ CONNECT, WRITE = 10.0, 30.0
 GOODBYE = 2.0
 """Seconds that the end of a session may take, and what is told and not asked: the SDK sends nothing else meanwhile."""
 
-NONE = "it is no message"
-"""Why a large answer is not taken that is none."""
 _LENGTHS = ("content-length", "transfer-encoding")
-_BLANK = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
-"""Where an event ends."""
-
 _log = logging.getLogger("stepwell.mcp")
 
 
-class _Asked(msgspec.Struct):
+class _Named(msgspec.Struct, frozen=True, rename="camel"):
+    request_id: int | str | None = None
+
+
+class _Message(msgspec.Struct, frozen=True):
+    """What tells which request a message is, answers or takes back."""
+
+    method: str = ""
     id: int | str | None = None
+    params: _Named = _Named()
+
+
+_exchange: ContextVar[Exchange | None] = ContextVar("stepwell_mcp_exchange", default=None)
+"""That of the task: the SDK opens in it, too, the streams in which an answer goes on."""
 
 
 class _Source(Protocol):
@@ -76,67 +85,6 @@ class _Answers(Incoming):
             return None
 
 
-class _Events(httpx2.AsyncByteStream):
-    """A stream of events, each of which comes when it is whole; a failure stands for one that is too much.
-
-    Args:
-        name: Of the server.
-        inner: The stream.
-        id: Of the request that it answers; None for none.
-    """
-
-    def __init__(self, name: str, inner: httpx2.AsyncByteStream, id: int | str | None) -> None:
-        self._name, self._inner, self._id = name, inner, id
-        self._event = Parts()
-        self._end = b""
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for part in self._inner:
-            if self._event.weight.size > MOST_PASSED_OVER:
-                raise httpx2.ReadError(f"an event has more than {MOST_PASSED_OVER} bytes")
-            seam = len(self._end)
-            found = _BLANK.search(self._end + part)
-            self._end = (self._end + part)[-3:]
-            if found is None:
-                self._event.add(part)
-                if self._event.weight.fault and self._id is not None:
-                    break
-                continue
-            cut = max(found.end() - seam, 0)
-            self._event.add(part[:cut])
-            event, self._event = self._event, Parts()
-            async for piece in self._told(event):
-                yield piece
-            *_, rest = _BLANK.split(part[cut:])
-            if whole := part[cut : len(part) - len(rest)]:
-                yield whole
-            self._event.add(rest)
-        async for piece in self._told(self._event):
-            yield piece
-
-    async def _told(self, event: Parts) -> AsyncIterator[bytes]:
-        weight = event.weight
-        fault = weight.fault
-        if weight.size > LARGE and not fault and not is_message(_data(event.whole())):
-            fault = NONE
-        if fault:
-            _log.warning("MCP server %s: an event of %d bytes is not taken: %s", self._name, weight.size, fault)
-            if self._id is not None:
-                yield (
-                    b"event: message\ndata: "
-                    + too_much(self._id, fault).model_dump_json(by_alias=True).encode()
-                    + b"\n\n"
-                )
-            return
-        for piece in event.pieces():
-            await asyncio.sleep(0)
-            yield piece
-        await Incoming.spend(weight.seconds)
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-
 class _Bounded(httpx2.AsyncBaseTransport):
     """Sends requests, and lets no answer through that is too much.
 
@@ -147,20 +95,41 @@ class _Bounded(httpx2.AsyncBaseTransport):
     def __init__(self, spec: ServerSpec) -> None:
         self._name, self._inner = spec.name, httpx2.AsyncHTTPTransport()
         self._bearer = Bearer(spec, spec.login) if spec.login is not None else None
+        self._hearing = Exchange(None)
+        self._asked: WeakValueDictionary[int | str, Exchange] = WeakValueDictionary()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        tells = request.method == "POST" and _id_of(request) is None
+        told = _message(request.content) if request.method == "POST" else _Message()
+        if told.method == "notifications/cancelled" and told.params.request_id is not None:
+            if ended := self._asked.get(told.params.request_id):
+                ended.end()
+        exchange = self._of(request.method, told)
+        if request.method == "GET":
+            await exchange.turn()
+            if exchange.over:
+                return _stopped(exchange)
+        tells = exchange.id is None and request.method != "GET"
         try:
-            async with asyncio.timeout(GOODBYE if tells or request.method == "DELETE" else None):
-                return await self._sent(request)
+            async with asyncio.timeout(GOODBYE if tells else None):
+                return await exchange.waited(self._sent(request, exchange))
         except ToolError as error:  # there is no login
-            return _instead(request, NO_LOGIN, str(error))
+            return _instead(request.method, exchange, NO_LOGIN, str(error))
         except TimeoutError:
-            if tells:
-                return httpx2.Response(202)
-            raise
+            if request.method == "DELETE":
+                raise
+            return _stopped(exchange) if exchange.id is not None else httpx2.Response(202)
 
-    async def _sent(self, request: httpx2.Request) -> httpx2.Response:
+    def _of(self, method: str, told: _Message) -> Exchange:
+        """Return what a request of HTTP belongs to."""
+        if method == "GET":
+            return _exchange.get() or self._hearing
+        exchange = Exchange(told.id if told.method else None)
+        if exchange.id is not None:
+            self._asked[exchange.id] = exchange
+            _exchange.set(exchange)
+        return exchange
+
+    async def _sent(self, request: httpx2.Request, exchange: Exchange) -> httpx2.Response:
         response = await self._answered(request)
         if response.status_code in (401, 403):
             _log.warning("MCP server %s answers with status %d; look at its headers", self._name, response.status_code)
@@ -170,9 +139,9 @@ class _Bounded(httpx2.AsyncBaseTransport):
             return response
         if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
             response.headers["content-type"] = "text/event-stream"  # in UTF-8, as events always are
-            response.stream = _Events(self._name, response.stream, _id_of(request))
+            response.stream = EventStream(self._name, response.stream, exchange)
             return response
-        return await self._whole(request, response, response.stream)
+        return await self._whole(request, response, response.stream, exchange)
 
     async def _answered(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request with the token of the login, and once more with a new one where it is not taken.
@@ -194,31 +163,46 @@ class _Bounded(httpx2.AsyncBaseTransport):
         raise ToolError(f"it does not take the login; run `stepwell mcp login {self._name}`")
 
     async def _whole(
-        self, request: httpx2.Request, response: httpx2.Response, stream: httpx2.AsyncByteStream
+        self, request: httpx2.Request, response: httpx2.Response, stream: httpx2.AsyncByteStream, exchange: Exchange
     ) -> httpx2.Response:
         """Return an answer that comes in one piece when it is there, or the failure that stands for it."""
-        body = Parts()
+        body, spending = Parts(), Spending()
         try:
             async for part in stream:
                 body.add(part)
+                await spending.add(PART)
                 if body.weight.fault:
                     break
         finally:
             await stream.aclose()
         whole, fault = body.whole(), body.weight.fault
         if len(whole) > LARGE:
-            fault = fault if is_message(whole) else NONE
+            fault = fault if is_message(whole) else NO_MESSAGE
             await asyncio.sleep(0)
         forgotten = response.status_code == 404 and "mcp-session-id" in request.headers
         if forgotten and str(METHOD_NOT_FOUND).encode() not in whole:
-            return _instead(request, FORGOTTEN, "the session is not there any more")
-        if not fault:
-            return _answer(response.status_code, response.headers, whole)
-        _log.warning("MCP server %s: an answer is not taken: %s", self._name, fault)
-        return _instead(request, TOO_MUCH, words_of(fault))
+            return _instead(request.method, exchange, FORGOTTEN, "the session is not there any more")
+        if fault:
+            _log.warning("MCP server %s: an answer is not taken: %s", self._name, fault)
+            return _instead(request.method, exchange, NOT_TAKEN, told_of(fault))
+        if response.is_success and exchange.id is not None and _answers_another(whole, exchange.id):
+            return _instead(request.method, exchange, NOT_TAKEN, "what it answers is another request")
+        return _answer(response.status_code, response.headers, whole)
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+def _message(data: bytes) -> _Message:
+    try:
+        return msgspec.json.decode(data, type=_Message)
+    except msgspec.MsgspecError:
+        return _Message()
+
+
+def _answers_another(data: bytes, id: int | str) -> bool:
+    found = _message(data)
+    return found != _Message() and not found.method and str(found.id) != str(id)
 
 
 def _answer(status: int, headers: httpx2.Headers, body: bytes) -> httpx2.Response:
@@ -226,32 +210,21 @@ def _answer(status: int, headers: httpx2.Headers, body: bytes) -> httpx2.Respons
     return httpx2.Response(status, headers=kept, content=body)
 
 
-def _instead(request: httpx2.Request, code: int, said: str) -> httpx2.Response:
+def _instead(method: str, exchange: Exchange, code: int, said: str) -> httpx2.Response:
     """Return a failure in place of an answer."""
-    id = _id_of(request)
-    if id is None:
-        return httpx2.Response(202 if request.method == "POST" else 405)
-    content = failure(id, code, said).model_dump_json(by_alias=True).encode()
+    if method != "POST" or exchange.id is None:
+        return httpx2.Response(202 if method == "POST" else 405)
+    content = failure(exchange.id, code, said).model_dump_json(by_alias=True).encode()
     return httpx2.Response(200, headers={"content-type": "application/json"}, content=content)
 
 
-def _data(event: bytes) -> bytes:
-    lines = [line.removeprefix(b"data:") for line in event.splitlines() if line.startswith(b"data:")]
-    return b"\n".join(line.removeprefix(b" ") for line in lines)
-
-
-def _id_of(request: httpx2.Request) -> int | str | None:
-    """Return the id of the request of MCP in one of HTTP; None where nothing is asked."""
-    if request.method != "POST":
-        return None
-    try:
-        return msgspec.json.decode(request.content, type=_Asked).id
-    except (msgspec.MsgspecError, httpx2.RequestNotRead):
-        return None
+def _stopped(exchange: Exchange) -> httpx2.Response:
+    """Return what has the SDK come back no more for what nobody waits for."""
+    return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=exchange.last)
 
 
 @asynccontextmanager
-async def address(spec: ServerSpec) -> AsyncGenerator[tuple[Incoming, Outgoing]]:
+async def over_http(spec: ServerSpec) -> AsyncGenerator[tuple[Incoming, Outgoing]]:
     """Speak to a server over HTTP while the block runs.
 
     Args:

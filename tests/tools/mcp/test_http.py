@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from pydantic import SecretStr
 
+from stepwell.config import McpSettings
 from tests.support.mcp_clients import WAIT, holdups, kept, logged
 from tests.support.mcp_sdk_server import COMMAND
 
@@ -43,12 +45,18 @@ async def sdk_server(port: int, command: tuple[str, ...] = COMMAND, *more: str) 
 
 
 @asynccontextmanager
-async def answering(answer: Answer, goodbye: bool = True) -> AsyncGenerator[str]:
-    """Serve MCP by hand: the handshake and one tool `say`, what the test answers to calls, perhaps a goodbye."""
+async def answering(
+    answer: Answer,
+    goodbye: bool = True,
+    come_back: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None,
+) -> AsyncGenerator[str]:
+    """Serve MCP by hand: the handshake and one tool `say`, the answers of the test to calls and GET, a goodbye."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         if request.method == "DELETE" and not goodbye:
             await asyncio.Event().wait()
+        if request.method == "GET" and come_back is not None:
+            return await come_back(request)
         if request.method != "POST":
             return web.Response(status=405)
         body = await request.json()
@@ -63,6 +71,9 @@ async def answering(answer: Answer, goodbye: bool = True) -> AsyncGenerator[str]
                 return web.json_response({"jsonrpc": "2.0", "id": body["id"], "result": result})
             case "tools/call":
                 return await answer(request, body)
+            case None if not goodbye:
+                await asyncio.Event().wait()
+                raise AssertionError
             case _:
                 return web.Response(status=202)
 
@@ -246,6 +257,71 @@ def test_a_server_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
                 assert "did not answer within 0.2 seconds" in hung.content
                 began = loop.time()
             assert loop.time() - began < 4
+
+    asyncio.run(main())
+
+
+def test_a_server_that_does_not_take_our_answer_holds_up_no_other_call(tmp_path: Path) -> None:
+    question = {"message": "Sure?", "requestedSchema": {"type": "object", "properties": {}}}
+    asked = {"jsonrpc": "2.0", "id": "q", "method": "elicitation/create", "params": question}
+
+    async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        done = {"jsonrpc": "2.0", "id": body["id"], "result": {"content": [{"type": "text", "text": "done"}]}}
+        events = b"".join(b"data: %s\n\n" % json.dumps(each).encode() for each in (asked, done))
+        return web.Response(body=events, content_type="text/event-stream")
+
+    async def main() -> None:
+        async with answering(answer, goodbye=False) as url, kept("", tmp_path, url=url, timeout=5.0) as server:
+            for _ in range(2):
+                assert (await server.call("say")).content == "done"
+
+    asyncio.run(main())
+
+
+def test_an_answer_to_another_request_is_taken_for_none_of_them(tmp_path: Path) -> None:
+    asked: list[int] = []
+    both, wrong = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        asked.append(body["id"])
+        if len(asked) == 2:
+            both.set()
+            content = [{"type": "text", "text": "of another"}]
+            return web.json_response({"jsonrpc": "2.0", "id": asked[0], "result": {"content": content}})
+        await both.wait()
+        await wrong.wait()
+        content = [{"type": "text", "text": "its own"}]
+        return web.json_response({"jsonrpc": "2.0", "id": str(body["id"]), "result": {"content": content}})
+
+    async def main() -> None:
+        async with answering(answer) as url, kept("", tmp_path, url=url) as server:
+            first, second = (asyncio.create_task(server.call("say", thread=each)) for each in "ab")
+            ended, _ = await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
+            wrong.set()
+            (failed,) = (each.result() for each in ended)
+            assert failed.content.endswith("but what it answers is another request.")
+            contents = {(await each).content for each in (first, second)}
+            assert contents == {failed.content, "its own"}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", ["error", "failed"])
+def test_a_key_that_a_server_repeats_stands_in_no_message(tmp_path: Path, kind: str) -> None:
+    async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        said = f"key {request.headers['authorization'].partition(' ')[2]} is not good"
+        failed = {"result": {"isError": True, "content": [{"type": "text", "text": said}]}}
+        told = {"error": {"code": -32000, "message": said}} if kind == "error" else failed
+        return web.json_response({"jsonrpc": "2.0", "id": body["id"], **told})
+
+    async def main() -> None:
+        async with answering(answer) as url:
+            settings = McpSettings(url=url, headers={"Authorization": SecretStr("Bearer k3y-1234567")})
+            sent = {"headers": settings.sent_headers({}), "secrets": settings.secrets({})}
+            async with kept("", tmp_path, url=url, **sent) as server:
+                failed = await server.call("say")
+                assert failed.status == "failed"
+                assert failed.content.endswith("key *** is not good")
 
     asyncio.run(main())
 

@@ -34,6 +34,8 @@ LINGER = 0.3
 """Seconds for which output may still come after it ended: what it started may hold the pipe for ever."""
 LOGGED, LOGGED_SECONDS = 40, 60.0
 """Lines of its stderr that are logged in so many seconds."""
+UNREAD = 0.01
+"""Seconds between two chunks of what is not logged any more."""
 LINE = 500
 """Characters of such a line."""
 
@@ -165,7 +167,7 @@ class _Input:
 
 
 @asynccontextmanager
-async def program(spec: ServerSpec) -> AsyncGenerator[tuple[Incoming, Outgoing]]:
+async def over_stdio(spec: ServerSpec) -> AsyncGenerator[tuple[Incoming, Outgoing]]:
     """Run a server's program while the block runs.
 
     Args:
@@ -255,10 +257,14 @@ async def _hear(spec: ServerSpec, stream: asyncio.StreamReader) -> None:
     loop = asyncio.get_running_loop()
     since, logged, rest = loop.time(), 0, b""
     while chunk := await stream.read(CHUNK):
-        *lines, rest = (rest + chunk).split(b"\n")
-        rest = rest[-CHUNK:]
         if loop.time() - since > LOGGED_SECONDS:
             since, logged = loop.time(), 0
+        if logged > LOGGED:
+            rest = b""
+            await asyncio.sleep(UNREAD)
+            continue
+        *lines, rest = (rest + chunk).split(b"\n", LOGGED + 1 - logged)
+        rest = rest[-CHUNK:]
         for line in lines:
             logged += 1
             if logged <= LOGGED and line.strip():

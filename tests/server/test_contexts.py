@@ -11,7 +11,10 @@ from typing import Any
 
 from dirty_equals import IsPartialDict, IsStr
 
+from tests.server.test_interaction import begin, ended, said_by_front, steer
+from tests.support.contexts import proved
 from tests.support.endpoint import DONE, Endpoint, Reply, chunk, stream, text, tool_calls, usage
+from tests.support.front import Model
 from tests.support.server import Server, scripted, serving
 
 FORM = {
@@ -61,6 +64,38 @@ def test_the_context_of_each_step_can_be_asked_for(tmp_path: Path) -> None:
         assert (await server.call("GET", f"/api/threads/{'0' * 32}/context"))[0] == 404
 
     with_server(tmp_path, replies, work)
+
+
+def test_the_requests_of_every_agent_of_a_run_can_be_asked_for(tmp_path: Path) -> None:
+    async def main() -> None:
+        model = Model()
+        async with Endpoint(model) as endpoint, serving(tmp_path, models=scripted(endpoint)) as server:
+            thread, run, stream = await begin(server)
+            await steer(server, thread, run, "How far is it?")
+            assert await said_by_front(stream) == "It is at: True."
+            model.held.set()
+            await ended(stream)
+            path = f"/api/threads/{thread}/context"
+            found = proved(await server.service.store.read(thread), server.service.engine)
+            chat = next(each for _, each, _ in found if each.startswith("chat"))
+            assert {each for _, each, _ in found} == {"", "plan1", "plan1/1.1", chat}
+            for agent in ("plan1", "plan1/1.1", chat):
+                status, shown = await server.call("GET", path, params={"agent": agent, "step": "1"})
+                assert status == 200
+                assert shown == IsPartialDict(agent=agent, run=run, step=1, proved=True)
+                assert shown["seq"] == found[run, agent, 1].seq
+            own = (await server.call("GET", path))[1]
+            assert (own["proved"], "agent" in own) == (True, False)
+            for query, code, field in (
+                ({"agent": "nobody"}, 404, "agent"),
+                ({"agent": "plan1", "step": "99"}, 404, "step"),
+                ({"agent": "x" * 501}, 422, "agent"),
+            ):
+                status, body = await server.call("GET", path, params=query)
+                assert (status, body["error"]["field"]) == (code, field), query
+            assert "plan1, plan1/1.1" in (await server.call("GET", f"{path}?agent=nobody"))[1]["error"]["message"]
+
+    asyncio.run(main())
 
 
 def test_a_fact_is_pinned_shown_to_the_model_listed_and_removed(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from stepwell.server.counts import MOST
-from stepwell.server.openai.responses_store import MOST_NAMED
+from stepwell.server.openai import responses_store
 from tests.support.endpoint import Endpoint, text, tool_calls
 from tests.support.openai_client import WEATHER, official, user
 from tests.support.server import Server, scripted, serving
@@ -231,12 +231,12 @@ def test_the_newest_result_decides_which_thread_goes_on_and_those_of_others_are_
     asyncio.run(main())
 
 
-def test_items_that_are_only_named_are_read_once_and_of_so_many_responses_at_most(
+def test_items_that_are_only_named_are_read_once_and_of_so_many_events_at_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
         async with serving(tmp_path) as server, official(server) as client:
-            made = [await client.responses.create(model="offline", input=f"{at}") for at in range(MOST_NAMED + 1)]
+            made = [await client.responses.create(model="offline", input=f"{at}") for at in range(120)]
             named: list[Any] = [{"type": "item_reference", "id": each.output[0].id} for each in made]
 
             threads = {each.id.split("_")[1] for each in made}
@@ -247,10 +247,13 @@ def test_items_that_are_only_named_are_read_once_and_of_so_many_responses_at_mos
                     await client.responses.create(model="offline", input=said)
                 return sum(thread in threads for thread in seen)
 
-            assert await cost(named[:1] * 500) == await cost(named[:1])
-            assert await cost(named[:-1])
+            alone = await cost(named[:1])
+            assert alone == await cost(named[:1] * 500)
+            assert await cost(named) == len(named) * alone
+            events = len(await server.service.events("local", made[0].id.split("_")[1]))
+            monkeypatch.setattr(responses_store, "MOST_READ", events * (len(named) - 1))
             status, place, message = await refusal(server, RESPONSES, {"input": [*named, user("x")]})
             assert (status, place) == (400, "input")
-            assert f"{MOST_NAMED} responses" in message
+            assert f"{events * (len(named) - 1):,} events" in message
 
     asyncio.run(main())

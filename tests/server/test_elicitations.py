@@ -178,6 +178,50 @@ def test_an_agui_client_is_interrupted_by_it_and_resumes_with_the_fields_of_its_
     asyncio.run(main())
 
 
+def twice() -> list[Reply]:
+    """Return replies of which the second calls a tool twice whose server is known to ask, so that one call waits."""
+    return [asks(), asks(("c1", "s__ask", [json.dumps({"text": "How wide?"})])), text("Fine.")]
+
+
+def test_an_agui_client_is_interrupted_though_another_call_waits_behind_the_one_that_asks(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            Endpoint(twice()) as endpoint,
+            serving(tmp_path, **settings(endpoint)) as server,
+        ):
+            client = Agui(server)
+            run = await client.run(messages=[user("Do it.")])
+            for turn in range(3):
+                check(run)
+                (interrupt,) = run[-1]["outcome"]["interrupts"]
+                resume = [{"interruptId": interrupt["id"], "status": "resolved", "payload": {"size": turn}}]
+                run = await client.run(f"next{turn}", resume=resume)
+            assert run[-1]["outcome"] == {"type": "success"}
+            answers = await heard(server, client.headers["x-stepwell-thread"])
+            assert sorted(each["content"]["size"] for each in answers) == [0, 1, 2]
+
+    asyncio.run(main())
+
+
+def test_a_responses_client_answers_though_another_call_waits_behind_the_one_that_asks(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            Endpoint(twice()) as endpoint,
+            serving(tmp_path, **settings(endpoint)) as server,
+            official(server) as client,
+        ):
+            made: Any = await client.responses.create(model="stepwell", input="Do it.")
+            for turn in range(3):
+                (asked,) = [each for each in made.output if each.type == "function_call"]
+                answer = [output(asked, json.dumps({"size": turn}))]
+                made = await client.responses.create(input=answer, previous_response_id=made.id)
+            assert made.output_text == "Fine."
+            answers = await heard(server, made.id.split("_")[1])
+            assert sorted(each["content"]["size"] for each in answers) == [0, 1, 2]
+
+    asyncio.run(main())
+
+
 def test_a_chat_client_hears_of_it_in_the_stream_that_goes_on_when_somebody_has_answered(tmp_path: Path) -> None:
     async def main() -> None:
         async with (
@@ -209,15 +253,15 @@ def test_a_chat_client_hears_of_it_in_the_stream_that_goes_on_when_somebody_has_
 # what counts as under way
 
 
-def replied(*calls: str, stop: Any = "tool_calls") -> MessageEnded:
-    return MessageEnded(Message("assistant", calls=tuple(ToolCall(each, "t") for each in calls)), stop)
+def replied(*calls: str, stop: Any = "tool_calls", tool: str = "t") -> MessageEnded:
+    return MessageEnded(Message("assistant", calls=tuple(ToolCall(each, tool) for each in calls)), stop)
 
 
 INNER = TaskStarted(Task(name="inner", goal="Look."), RunSpec(), "c2")
 
 
 @pytest.mark.parametrize(
-    ("events", "stalled"),
+    ("events", "held_up"),
     [
         ([replied("c1"), Asked("elicitation", "c1")], True),
         ([replied("c1"), Asked("approval", "c1")], False),
@@ -238,13 +282,24 @@ INNER = TaskStarted(Task(name="inner", goal="Look."), RunSpec(), "c2")
         ),
         ([replied("c2"), ("1", INNER), ("1", replied("c1")), ("1", Asked("elicitation", "c1"))], True),
         ([replied("c2"), ("1", INNER), ("1", replied("c1", "c3")), ("1", Asked("elicitation", "c1"))], False),
+        ([replied("c1", "c2", tool="s__ask"), Asked("elicitation", "c1")], True),
+        ([replied("c1", "c2", tool="s__ask"), Asked("approval", "c1")], False),
+        (
+            [
+                *(replied("c1", "c2", tool="s__do"), Asked("approval", "c1")),
+                *(("1", replied("c3", tool="t__ask")), ("1", Asked("elicitation", "c3"))),
+            ],
+            False,
+        ),
+        ([replied("c1", tool="s__ask"), ("1", replied("c2", tool="t__ask")), Asked("elicitation", "c1")], False),
+        ([replied("c1", tool="s__ask"), ("1", replied("c2", tool="s__do")), Asked("elicitation", "c1")], True),
         ([replied("c1", "c2"), ("1", INNER), ("1", MessageStarted()), Asked("elicitation", "c1")], False),
         ([replied("c1", "c2"), ("1", INNER), ("1", TaskEnded("success")), Asked("elicitation", "c1")], False),
     ],
 )
-def test_a_run_is_stalled_when_all_that_is_under_way_are_tools_that_ask(events: list[Any], stalled: bool) -> None:
+def test_a_run_is_held_up_when_all_that_is_under_way_are_tools_that_ask(events: list[Any], held_up: bool) -> None:
     found = UnderWay()
     for seq, each in enumerate(events, 1):
         path, event = each if isinstance(each, tuple) else ("", each)
         found.take(Recorded(seq, seq, 1, event, path))
-    assert found.stalled is stalled
+    assert found.held_up is held_up

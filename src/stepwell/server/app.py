@@ -114,7 +114,7 @@ def _guard(app: FastAPI, config: Config, service: RunService, local_key: str) ->
             allow_origins=config.origins,
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
             allow_headers=[*_HEADERS, *openai.HEADERS],
-            expose_headers=["x-stepwell-run", "x-stepwell-thread", "mcp-session-id"],
+            expose_headers=["x-stepwell-run", "x-stepwell-thread", "x-should-retry", "mcp-session-id"],
         )
 
 

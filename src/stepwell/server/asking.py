@@ -19,6 +19,11 @@ Key = Annotated[
     str | None, Header(alias="Idempotency-Key", max_length=200, description="Makes a repeated request happen once.")
 ]
 ThreadId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="The thread's id.")]
+MOST_VALUES = 200_000
+"""Values of a body: it is taken apart in one piece, in which nobody else is heard, and as many take 0.2 seconds."""
+_PIECE = 1 << 16
+_MARKS = (b",", b"[", b"{")
+
 Number = Annotated[int, Path(ge=1, le=2**31, description="The number of the event that names it.")]
 
 
@@ -45,6 +50,8 @@ class _JsonRequest(Request):
     async def json(self) -> Any:
         """Return the body; raises `JSONDecodeError`, of which the framework makes a validation error."""
         body = await self.body()
+        if _is_too_much(body):
+            raise HTTPException(413, f"The body has more than {MOST_VALUES:,} values; send less at once.")
         try:
             # Given bytes, `json` would let halves of surrogate pairs through.
             return json.loads(body.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_no_constant)
@@ -56,6 +63,22 @@ class _JsonRequest(Request):
             _malformed("it is not UTF-8")
         except ValueError:
             _malformed("a number in it has too many digits")
+
+
+def _is_too_much(body: bytes) -> bool:
+    """Tell whether a body has more than `MOST_VALUES`, without taking it apart."""
+    if sum(map(body.count, _MARKS)) <= MOST_VALUES:
+        return False
+    found, in_text = 0, False  # now those in texts are left out
+    plain = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    for start in range(0, len(plain), _PIECE):
+        pieces = plain[start : start + _PIECE].split(b'"')
+        outside = b"".join(pieces[in_text::2])
+        in_text ^= not len(pieces) % 2
+        found += sum(map(outside.count, _MARKS))
+        if found > MOST_VALUES:
+            return True
+    return False
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ PAGE = 200
 
 PinId = Annotated[str, Path(pattern="^[0-9a-f]{12}$", description="The pin's id.")]
 AnyNumber = Annotated[int | None, Query(ge=1, le=2**31)]
+AnyAgent = Annotated[str, Query(max_length=500, description="Path of an agent inside the run, such as `1.2`.")]
 
 
 def native_router(service: RunService, catalog: Catalog, max_pixels: int) -> APIRouter:
@@ -120,11 +121,12 @@ def _event_routes(router: APIRouter, service: RunService) -> None:
 def _context_routes(router: APIRouter, service: RunService) -> None:
     @router.get("/threads/{thread}/context", tags=["context"])
     async def get_context(
-        request: Request, thread: ThreadId, run: AnyNumber = None, step: AnyNumber = None
+        request: Request, thread: ThreadId, run: AnyNumber = None, step: AnyNumber = None, agent: AnyAgent = ""
     ) -> Response:
         """Show what the request of a step held and what it left out; without numbers that of the newest step."""
         owner = caller_of(request.scope).owner
-        return json_response(await contexts.context(service, owner, thread, run=run or 0, step=step or 0))
+        found = await contexts.context(service, owner, thread, run=run or 0, step=step or 0, agent=agent)
+        return json_response(found)
 
     @router.get("/threads/{thread}/pins", tags=["context"])
     async def list_pins(request: Request, thread: ThreadId) -> Response:

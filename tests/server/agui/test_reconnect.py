@@ -66,6 +66,23 @@ async def every_place(client: Agui, frames: list[Frame], run: str = "r1", **fiel
         assert merged(bodies(frames[:number] + ended)) == whole, frame
 
 
+def test_a_request_with_the_end_of_the_run_before_as_its_place_is_told_the_whole_of_its_own(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            Endpoint([text("One."), text("Two.")]) as endpoint,
+            serving(tmp_path, models=scripted(endpoint)) as server,
+        ):
+            client = Agui(server)
+            first = await client.frames(messages=[user("Count.")])
+            said = {"id": of(bodies(first), "TEXT_MESSAGE_START")[0]["messageId"], "role": "assistant"}
+            messages = [user("Count."), {**said, "content": "One."}, user("Go on.", "u2")]
+            second = bodies(await client.frames("r2", last=first[-1].id, messages=messages))
+            check(second)
+            assert text_of(second) == ["Two."]
+
+    asyncio.run(main())
+
+
 def test_both_parts_of_a_run_with_an_interrupt_are_taken_up_at_every_frame(tmp_path: Path) -> None:
     async def main() -> None:
         ask: Object = {"approvals": {"rules": [{"decision": "ask", "tool": "calculate"}]}}

@@ -239,6 +239,7 @@ def test_the_old_templates_are_there(tmp_path: Path, name: str, wrapped: bool) -
         ({"query": None}, ["body", "query"], "field required"),
         ({"temperature": 2.5}, ["body", "temperature"], "ensure this value is less than or equal to 2.0"),
         ({"prompt_name": "none"}, ["body", "prompt_name"], "none"),
+        ({"prompt_name": "n" * 1_000_000}, ["body", "prompt_name"], "nnn"),
         ({"query": "\ud800"}, ["body", "query"], "surrogate"),
         ({"conversation_id": "x" * 201}, ["body", "conversation_id"], "at most 200 characters"),
         ({"history": [["user", "x"]]}, ["body", "history", 0], "value is not a valid dict"),
@@ -252,6 +253,7 @@ def test_what_is_wrong_is_told_as_it_was(tmp_path: Path, fields: dict[str, Any],
             assert status == 422
             assert body["detail"][0]["loc"] == place
             assert message in body["detail"][0]["msg"]
+            assert len(body["detail"][0]["msg"]) < 500
 
     asyncio.run(main())
 

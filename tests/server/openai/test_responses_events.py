@@ -244,6 +244,29 @@ def test_a_call_whose_outcome_nobody_knows_is_put_to_the_client_and_told_once_mo
     assert types(second)[-3:] == ["mcp_call.failed", "output_item.done", "completed"]
 
 
+def test_a_call_that_ends_while_another_of_its_server_asks_is_told_by_the_next_response() -> None:
+    calls = (ToolCall("c1", "s__ask", "{}"), ToolCall("c2", "s__do", "{}"))
+    items = log(
+        STEP,
+        MessageStarted(),
+        MessageEnded(Message("assistant", calls=calls), "tool_calls"),
+        ToolStarted("c1", "s__ask"),
+        ToolStarted("c2", "s__do"),
+        Asked("elicitation", "c1", "How big?"),
+        ToolEnded("c2", "did"),
+        Answered(8, "answer", "big", by="ada"),
+        ToolEnded("c1", "asked"),
+        StepEnded(),
+        RunEnded("answer"),
+    )
+    first = same_everywhere(items)
+    assert shown(first) == [("mcp_call", "incomplete"), ("mcp_call", "incomplete"), ("function_call", "completed")]
+    second = span(items, 10)
+    check_numbers(second)
+    told = second[-1]["response"]["output"]
+    assert [(each["name"], each["output"]) for each in told] == [("s__do", "did"), ("s__ask", "asked")]
+
+
 def test_agents_inside_a_run_ask_and_are_not_heard() -> None:
     inner = "1/helper:5"
     items = log(

@@ -112,6 +112,24 @@ def test_a_call_that_does_not_fit_never_reaches_the_client(tmp_path: Path) -> No
     asyncio.run(main())
 
 
+def test_a_model_without_tool_calls_of_its_own_hands_them_out_alike(tmp_path: Path) -> None:
+    async def main() -> None:
+        written = 'Thought: I look.\nAction: weather\nAction Input: {"place": "Rome"}\n'
+        replies = [text(*written), text(*"Thought: I know.\nFinal Answer: Warm.")]
+        async with (
+            Endpoint(replies) as endpoint,
+            at_work(tmp_path, endpoint, {"dialect": "react"}) as (_, client),
+        ):
+            first = await begin(client, parallel_tool_calls=False)
+            (call,) = of_type(first, "function_call")
+            second = await begin(client, input=[output(call, "20")], previous_response_id=first.id)
+            assert second.output_text == "Warm."
+            asked = (await endpoint.request(0)).body
+            assert asked.keys().isdisjoint({"tools", "tool_choice", "parallel_tool_calls"})
+
+    asyncio.run(main())
+
+
 def test_what_is_left_of_several_calls_is_shown_again(tmp_path: Path) -> None:
     async def main() -> None:
         async with (
@@ -212,6 +230,37 @@ def test_a_call_of_the_agent_is_approved_or_not_by_an_item(tmp_path: Path, appro
             assert answer.type == "message"
             given = (await client.responses.input_items.list(second.id)).data
             assert [(each.type, each.approve) for each in given] == [("mcp_approval_response", approve)]
+
+    asyncio.run(main())
+
+
+def test_a_client_that_sends_the_whole_conversation_approves_and_goes_on_by_the_name_of_the_agents_server(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        own: Any = {"type": "mcp", "server_label": "stepwell", "server_url": "http://stepwell"}
+        async with (
+            Endpoint([calculates("6*7"), text("42"), text("Bye.")]) as endpoint,
+            at_work(tmp_path, endpoint, approvals=ASKS) as (_, client),
+        ):
+            said: list[Any] = [{"role": "user", "content": "6*7?"}]
+            fields: Any = {"model": "stepwell", "tools": [own]}
+            first = await client.responses.create(input=said, **fields)
+            (asked,) = of_type(first, "mcp_approval_request")
+            answer: Any = {"type": "mcp_approval_response", "approval_request_id": asked.id, "approve": True}
+            said += [*(each.to_dict() for each in first.output), answer]
+            second = await client.responses.create(input=said, **fields)
+            assert (second.output_text, second.id.startswith(first.id)) == ("42", True)
+            with pytest.raises(openai.BadRequestError) as caught:
+                await client.responses.create(input=said, **fields)
+            assert caught.value.param == "input.[2].approval_request_id"
+            said += [*(each.to_dict() for each in second.output), {"role": "user", "content": "Thanks."}]
+            third = await client.responses.create(input=said, **fields)
+            assert third.output_text == "Bye."
+            assert [role for role, _ in await sent(endpoint, 2)] == ["user", "assistant", "tool", "assistant", "user"]
+            with pytest.raises(openai.BadRequestError) as caught:
+                await client.responses.create(input="x", model="m", tools=[{**own, "server_label": "other"}])
+            assert caught.value.param == "tools.[0].type"
 
     asyncio.run(main())
 

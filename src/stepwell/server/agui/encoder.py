@@ -252,8 +252,8 @@ class Encoder:
         return []
 
     def _stalled(self) -> list[bytes]:
-        """Return what ends the AG-UI run where all that is under way are tools that ask people something."""
-        return self._interrupted() if self._under_way.stalled else []
+        """Return what ends the AG-UI run where all that is under way are tools that ask people, or wait behind them."""
+        return self._interrupted() if self._under_way.held_up else []
 
     # messages
 

@@ -196,10 +196,10 @@ class Entering:
         """Return the segment that a request led to."""
         if ref.queued:
             return Segment(ref.thread, 0, queued=ref.queued)
-        events = await self._service.store.read(ref.thread)
-        anchor = ref.steered or ref.run
-        run = next((each.run for each in events if each.seq == anchor), ref.run)
-        return segment_of(ref.thread, events, run, anchor)
+        store, anchor = self._service.store, ref.steered or ref.run
+        found = await store.read(ref.thread, after=anchor - 1, limit=1)
+        run = found[0].run if found else ref.run
+        return segment_of(ref.thread, await store.read(ref.thread, after=run - 1), run, anchor)
 
     async def _spec(self, message: Message | None) -> RunSpec:
         text = message.content if message is not None else ""

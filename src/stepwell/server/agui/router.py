@@ -11,6 +11,7 @@ from stepwell.config import Config
 from stepwell.errors import NotFound
 from stepwell.events import Recorded, RunStarted
 from stepwell.runs.catalog import Catalog
+from stepwell.runs.channel import Cursor
 from stepwell.runs.requests import RunRef
 from stepwell.runs.service import RunService
 from stepwell.server import sse
@@ -110,7 +111,7 @@ def _stream(
     place: Place | None,
     told: list[bytes],
 ) -> Response:
-    if place is not None and place.cursor.seq < segment.after:
-        place = None  # of another run: this one is sent whole
+    if place is not None and (place.cursor.seq < segment.after or place == Place(Cursor(segment.after))):
+        place = None  # of another run, perhaps its very end: this one is sent whole
     following = Following(service, caller, asking, conversation, place, told)
     return sse.response(following.frames(segment), run_headers(RunRef(segment.thread, segment.run)))

@@ -69,7 +69,7 @@ def _grammar(config: Config, name: str, prompt: str) -> tuple[str, str]:
     """
     known = names("react")
     if (prompt or "default") not in known:
-        raise InputError(f"There is no prompt {prompt!r}; known: {', '.join(known)}.", "prompt")
+        raise InputError(f"There is no prompt {prompt[:80]!r}; known: {', '.join(known)}.", "prompt")
     old = "glm3" if "chatglm3" in name or "zhipu-api" in name else "react"
     dialect = config.chatchat.dialects.get(name, old)
     # Clients know the names of the old templates; what other dialects have is one of their own.

@@ -43,7 +43,7 @@ def prompted(name: str, query: str, language: str) -> str:
     """
     found = template(name or "default", language)
     if found is None:
-        raise InputError(f"There is no prompt {name!r}; known: {', '.join(_TEMPLATES)}.", "prompt")
+        raise InputError(f"There is no prompt {name[:80]!r}; known: {', '.join(_TEMPLATES)}.", "prompt")
     return found.replace(PLACE, query)
 
 

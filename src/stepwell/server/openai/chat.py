@@ -35,6 +35,8 @@ from stepwell.specs import RunSpec
 DAY = 24 * 3600 * 1000
 """Milliseconds of a day."""
 DONE = b"data: [DONE]\n\n"
+ONCE = {"x-should-retry": "false"}
+"""Keeps OpenAI's clients from sending by themselves again what began a run: its tools would do all once more."""
 CUT = "The connection ends here, before the run does; thread {thread} will hold its answer."
 
 
@@ -59,7 +61,7 @@ def chat_router(config: Config, service: RunService, catalog: Catalog) -> APIRou
         await asyncio.sleep(0)  # others have their turn between two long pieces of work
         spec = spec_of(catalog, body, conversation, caller.key)
         once = await once_of(request, idempotency_key)
-        place = await resumed(service, caller.owner, conversation.messages, spec, more.thread)
+        place = await resumed(service, caller.owner, conversation.messages, spec, more.thread, once)
         if place is None:
             if not await service.came_before(caller.owner, once):
                 await catalog.admit(spec)
@@ -202,7 +204,7 @@ async def _whole(answer: _Answer, model: str, headers: dict[str, str]) -> Respon
             pass
     assert turn.end is not None
     if turn.end.finish is None:
-        found = trouble(turn.end.cause)
+        found, headers = trouble(turn.end.cause), headers | ONCE
         return openai_error(found.status, turn.end.detail or turn.end.cause, found.field, found.code, headers)
     body = document.body(turn, answer.place.thread, answer.place.run, model, answer.created)
     return json_response(body, 200, headers)

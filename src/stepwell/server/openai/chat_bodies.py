@@ -22,10 +22,11 @@ from stepwell.server.openai.messages import (
     as_object,
     as_text,
     content,
+    fitted,
+    last_said,
     output_of,
     tool_choice,
     tool_specs,
-    with_free_name,
 )
 from stepwell.server.openai.models import is_bare, resolve
 from stepwell.specs import EngineName, RunSpec
@@ -156,11 +157,6 @@ class Conversation(NamedTuple):
     messages: tuple[Message, ...]
     system: str
 
-    @property
-    def said(self) -> str:
-        """What the user said last; empty for nothing."""
-        return next((each.content for each in reversed(self.messages) if each.role == "user"), "")
-
 
 def check_usable(body: CompletionBody) -> None:
     """Refuse what cannot be honoured; raises InputError with its name."""
@@ -187,7 +183,7 @@ def spec_of(catalog: Catalog, body: CompletionBody, conversation: Conversation, 
     offered, choice = tool_choice(body.tool_choice, tools)
     wish = msgspec.structs.replace(
         wish,
-        text=conversation.said,
+        text=last_said(conversation.messages),
         client_tools=offered,
         tool_choice=choice,
         sampling=_sampling(body, bool(offered)),
@@ -199,10 +195,7 @@ def spec_of(catalog: Catalog, body: CompletionBody, conversation: Conversation, 
         people=more.people,
         key=key,
     )
-    spec = with_free_name(_asked(catalog, wish))
-    if spec.dialect:  # tools are put to the model in words, and its endpoint hears of none
-        sampling = {name: value for name, value in spec.sampling.items() if name != "parallel_tool_calls"}
-        spec = msgspec.structs.replace(spec, sampling=sampling)
+    spec = fitted(_asked(catalog, wish))
     if not conversation.system:
         return spec
     system = f"{spec.system}\n\n{conversation.system}" if spec.system else conversation.system

@@ -1,7 +1,8 @@
 """Whether a request goes on with a run that waits for results of its client's tools, and in which place.
 
 The request must say what the thread says: the same conversation up to there, the same wishes, and a result for every
-call that was handed back. Whatever differs begins a thread of its own, in which the client's history counts.
+call that was handed back. Whatever differs begins a thread of its own, in which the client's history counts; so does
+a request that comes again because its run failed or was cancelled.
 """
 
 from __future__ import annotations
@@ -11,9 +12,20 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from stepwell.errors import Decided, NotFound
-from stepwell.events import Answered, Asked, CancelRequested, MessageAdded, Recorded, RunEnded, RunStarted
+from stepwell.events import (
+    Answered,
+    Asked,
+    CancelRequested,
+    MessageAdded,
+    Recorded,
+    RunEnded,
+    RunStarted,
+    Stored,
+    Unknown,
+)
 from stepwell.messages import Message, clean
 from stepwell.runs.answers import Reply, answer_all
+from stepwell.runs.requests import Once
 from stepwell.runs.service import RunService
 from stepwell.specs import RunSpec
 
@@ -57,19 +69,27 @@ class _Found(NamedTuple):
         run: Its number.
         results: The results at the end of the request by the questions that they answer.
         fresh: Which of these have no answer yet.
+        lost: The run failed or was cancelled.
     """
 
     run: int
     results: dict[int, str]
     fresh: list[int]
+    lost: bool
 
 
 async def resumed(
-    service: RunService, owner: str, messages: tuple[Message, ...], spec: RunSpec, joined: str = ""
+    service: RunService,
+    owner: str,
+    messages: tuple[Message, ...],
+    spec: RunSpec,
+    joined: str = "",
+    once: Once | None = None,
 ) -> Place | None:
     """Give a waiting run the results that a request ends with; None where it has none for a run as it stands.
 
-    A request that comes again finds its results there, and the place is the same.
+    A request that comes again finds its results there, and the place is the same; but where the run came to no answer,
+    only one with the same idempotency key is told so again.
 
     Args:
         service: The threads.
@@ -77,28 +97,34 @@ async def resumed(
         messages: The conversation as the client has it.
         spec: What the client asks for.
         joined: The thread that the request names, whose history the client need not know; empty for none.
+        once: Makes the request happen once.
+
+    Raises:
+        KeyReused: The idempotency key came before with another body.
     """
     ids = [_ID.fullmatch(each.call) for each in _tail(messages)]
     threads = {each[1] if each else "" for each in ids}
     if len(threads) != 1 or "" in threads or (joined and threads != {joined}):
         return None
-    (thread,) = threads
+    (thread,), again = threads, await service.came_before(owner, once)
     try:
         async with service.using(owner, thread) as log:
             while (found := _match(await log.read(after=0), messages, spec, joined)) is not None:
+                if found.lost and not again:
+                    return None
                 with suppress(Decided):  # the same request, come twice at once, was quicker: look again
-                    await _give(service, owner, thread, found)
+                    await _give(service, owner, thread, found, once)
                     return Place(thread, found.run, frozenset(found.results))
     except NotFound:
         pass
     return None
 
 
-async def _give(service: RunService, owner: str, thread: str, found: _Found) -> None:
+async def _give(service: RunService, owner: str, thread: str, found: _Found, once: Once | None) -> None:
     """Give a run the results that it waits for, all at once."""
     made = [Reply(Answered(each, "done", found.results[each])) for each in found.fresh]
     if made:
-        await answer_all(service, owner, thread, lambda _: made)
+        await answer_all(service, owner, thread, lambda _: made, once=once, whole=True)
 
 
 def _tail(messages: tuple[Message, ...]) -> list[Message]:
@@ -130,9 +156,15 @@ def _match(events: list[Recorded], messages: tuple[Message, ...], spec: RunSpec,
             return None
     fresh = [number for number in results if number not in answers]
     waits = {number for number, each in asked.items() if each.run == run and number not in answers}
-    if fresh and (waits != set(fresh) or any(each.run == run and isinstance(each.event, _LAST) for each in events)):
+    last = [each.event for each in events if each.run == run and isinstance(each.event, _LAST)]
+    if fresh and (waits != set(fresh) or last):
         return None
-    return _Found(run, results, fresh)
+    return _Found(run, results, fresh, bool(last) and not _answers(last[-1]))
+
+
+def _answers(event: Stored | Unknown) -> bool:
+    """Tell whether a run ended with something that can be told once more."""
+    return isinstance(event, RunEnded) and event.reason in ("answer", "limit")
 
 
 def _number(message: Message) -> int:

@@ -14,7 +14,7 @@ import msgspec
 from stepwell.agent.replies import output_of as form_of
 from stepwell.errors import ConfigError, InputError
 from stepwell.images import check
-from stepwell.messages import Image, ToolSpec, clean
+from stepwell.messages import Image, Message, ToolSpec, clean
 from stepwell.specs import RunSpec
 
 Object = dict[str, Any]
@@ -119,13 +119,15 @@ def _image(part: Object, place: str, max_pixels: int) -> Image:
     return image
 
 
-def tool_specs(tools: object, field: str = "tools", inner: str = "function") -> tuple[ToolSpec, ...]:
+def tool_specs(tools: object, field: str = "tools", inner: str = "function", label: str = "") -> tuple[ToolSpec, ...]:
     """Read the tools that a client brings; only functions are taken.
 
     Args:
         tools: An array, or None.
         field: Its path.
         inner: The field of a tool that describes its function; empty where the tool itself does.
+        label: By which name of an MCP server clients tell that they know the agent's own tools: some could not approve
+            a call otherwise. It brings none.
 
     Raises:
         InputError: One of them is no function, or not described as one.
@@ -134,7 +136,10 @@ def tool_specs(tools: object, field: str = "tools", inner: str = "function") -> 
     for index, each in enumerate(as_list(tools, field) if tools is not None else ()):
         place = f"{field}.{index}"
         tool = as_object(each, place)
-        if (kind := tool.get("type", "function")) != "function":
+        kind = tool.get("type", "function")
+        if label and kind == "mcp" and tool.get("server_label") == label:
+            continue
+        if kind != "function":
             said = f"Tools of the type {str(kind)[:40]!r} are not taken; bring functions."
             raise InputError(said, f"{place}.type")
         place = f"{place}.{inner}" if inner else place
@@ -241,8 +246,15 @@ def _form(schema: Object, field: str) -> Object:
     return made
 
 
-def with_free_name(spec: RunSpec) -> RunSpec:
-    """Return a spec whose form of an answer bears no tool's name: models give it by a call of its name."""
+def fitted(spec: RunSpec) -> RunSpec:
+    """Return a spec as its model can be asked.
+
+    The form of its answer bears no tool's name, for models give it by a call of its name. Where tools are put to the
+    model in words, its endpoint hears nothing of them, for it would refuse what is said of none.
+    """
+    if spec.dialect:
+        sampling = {name: value for name, value in spec.sampling.items() if name != "parallel_tool_calls"}
+        spec = msgspec.structs.replace(spec, sampling=sampling)
     if spec.output is None:
         return spec
     taken = {"recall", *spec.tools, *(each.name for each in spec.client_tools)}
@@ -250,6 +262,11 @@ def with_free_name(spec: RunSpec) -> RunSpec:
     names = (f"{given[:58]}_{number}" for number in itertools.count(2))
     name = next(each for each in itertools.chain((given,), names) if each not in taken)
     return msgspec.structs.replace(spec, output={**spec.output, "name": name})
+
+
+def last_said(messages: tuple[Message, ...]) -> str:
+    """Return what the user said last; empty for nothing."""
+    return next((each.content for each in reversed(messages) if each.role == "user"), "")
 
 
 def arguments_of(value: object, field: str) -> str:

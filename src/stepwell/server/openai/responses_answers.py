@@ -37,8 +37,8 @@ def replies(log: ThreadLog, said: Said, run: int, *, whole: bool) -> list[Reply]
     found: list[Reply] = []
     for each in said.answers:
         asked = log.state.questions.get(each.question) if each.thread == log.thread else None
-        if whole and each.known and asked is None:
-            continue  # of an earlier turn
+        if whole and asked is None and said.may_be_past(each):
+            continue
         if asked is None or asked.seq < state.seq:
             raise no_call(each)
         found.append(Reply(_answered(each, asked), places={"": each.field}))

@@ -34,6 +34,7 @@ from stepwell.runs.channel import Item
 from stepwell.server.openai import responses_items as items
 from stepwell.server.openai.responses_frames import (
     LAST,
+    LATE,
     NOTHING,
     REST,
     TEXT,
@@ -80,6 +81,7 @@ class Encoder:
         self._calls: dict[str, ToolCall] = {}
         self._approved: dict[str, int] = {}
         self._running: dict[str, tuple[int, Object]] = {}
+        self._late: list[tuple[int, ToolEnded]] = []
         self._message = 0
         self._aside = False
         self._thought: Flow | None = None
@@ -114,7 +116,8 @@ class Encoder:
         take = self._TAKEN.get(type(recorded.event))
         if take is not None:
             take(self, recorded, recorded.event)
-        if self._under_way.stalled:  # nothing more comes until somebody answers
+        # Right after one answer of several only what cannot be otherwise counts: the others may be there, too.
+        if self._under_way.stalled or (self._under_way.held_up and type(recorded.event) is not Answered):
             self._pause(recorded)
 
     def _emit(self, sequence: int, kind: str, **fields: Any) -> None:
@@ -172,6 +175,9 @@ class Encoder:
             self.previous = str(ResponseId(self.id.thread, self.id.run, before))
             self._begin(recorded)
         self.starts.append(recorded.seq)
+        for place, (seq, ended) in enumerate(self._late):  # nothing was told while the run waited
+            self._call_ends(seq, ended, number(recorded.seq, LATE + 8 * place))
+        self._late.clear()
 
     def _run_waiting(self, recorded: Recorded, event: RunWaiting) -> None:
         self._pause(recorded)
@@ -250,31 +256,39 @@ class Encoder:
     def _tool_started(self, recorded: Recorded, event: ToolStarted) -> None:
         call = self._calls.get(event.call) or ToolCall(event.call, event.name)
         if not recorded.path and not self._is_handed_out(call.name):
-            self._call_begins(recorded.seq, call)
+            self._call_begins(recorded.seq, call, number(recorded.seq, 0))
 
-    def _call_begins(self, seq: int, call: ToolCall) -> None:
+    def _call_begins(self, seq: int, call: ToolCall, sequence: int) -> None:
         id, asked = items.item_id("mcp", self.id.thread, seq), self._approved.get(call.id)
         approved = items.item_id("mcpr", self.id.thread, asked) if asked is not None else None
         item = items.mcp_call(id, call, approved, None)
-        index = self._added(number(seq, 0), item | {"arguments": ""})
+        index = self._added(sequence, item | {"arguments": ""})
         named = {"item_id": id, "output_index": index}
-        self._emit(number(seq, 1), "mcp_call.in_progress", **named)
-        self._emit(number(seq, 2), "mcp_call_arguments.delta", **named, delta=call.arguments)
-        self._emit(number(seq, 3), "mcp_call_arguments.done", **named, arguments=call.arguments)
+        self._emit(sequence + 1, "mcp_call.in_progress", **named)
+        self._emit(sequence + 2, "mcp_call_arguments.delta", **named, delta=call.arguments)
+        self._emit(sequence + 3, "mcp_call_arguments.done", **named, arguments=call.arguments)
         self._running[call.id] = (index, item)
 
     def _tool_ended(self, recorded: Recorded, event: ToolEnded) -> None:
+        if recorded.path:
+            return
+        if self.waits:
+            self._late.append((recorded.seq, event))
+        else:
+            self._call_ends(recorded.seq, event, number(recorded.seq, 0))
+
+    def _call_ends(self, seq: int, event: ToolEnded, sequence: int) -> None:
         call = self._calls.get(event.call) or ToolCall(event.call, "")
-        if recorded.path or self._is_handed_out(call.name):
+        if self._is_handed_out(call.name):
             return
         if call.id not in self._running:
-            self._call_begins(recorded.seq, call)
+            self._call_begins(seq, call, sequence)
         index, item = self._running.pop(call.id)
         item = items.mcp_call(item["id"], call, item["approval_request_id"], event)
         happened = "completed" if event.status == "ok" else "failed"
         named = {"item_id": item["id"], "output_index": index}
-        self._emit(number(recorded.seq, 4), f"mcp_call.{happened}", **named)
-        self._done(number(recorded.seq, 5), index, item)
+        self._emit(sequence + 4, f"mcp_call.{happened}", **named)
+        self._done(sequence + 5, index, item)
 
     def _message_added(self, recorded: Recorded, event: MessageAdded) -> None:
         said = event.message

@@ -21,6 +21,8 @@ THOUGHT_ENDS = 1 << 20
 """Place at which it ends."""
 TEXT = THOUGHT_ENDS + 16
 """Place at which a text begins that streams; what it says follows."""
+LATE = 1 << 12
+"""Place of what happened before the event, but after the response before had ended."""
 LAST = (1 << BITS) - 1
 """The last place: that of the event that ends a stream."""
 REST = LAST - 1

@@ -23,14 +23,15 @@ from stepwell.server.openai.messages import (
     as_object,
     as_text,
     content,
+    fitted,
+    last_said,
     metadata_of,
     output_of,
     tool_choice,
     tool_specs,
-    with_free_name,
 )
 from stepwell.server.openai.models import DEFAULT, resolve
-from stepwell.server.openai.responses_items import BACKGROUND, ELICITATION, Object, parse_place
+from stepwell.server.openai.responses_items import BACKGROUND, ELICITATION, LABEL, Object, Place, parse_place
 from stepwell.specs import Limits, RunSpec
 from stepwell.tools.client import MOST
 
@@ -100,6 +101,7 @@ class Answer(NamedTuple):
         question: Number of the question.
         approve: Yes or no; None for the output of a function.
         text: The output, or the reason.
+        before: How many of the messages stand before it.
         known: The call stands in the same input.
         declined: The output says that it is none.
     """
@@ -109,6 +111,7 @@ class Answer(NamedTuple):
     question: int
     approve: bool | None
     text: str
+    before: int
     known: bool = False
     declined: bool = False
 
@@ -120,18 +123,20 @@ class Said(NamedTuple):
         messages: Without system messages.
         system: The texts of the system's and the developer's messages, a blank line between two.
         answers: What may be for questions of a run.
-        after: How many of the messages stand before the last answer.
     """
 
     messages: tuple[Message, ...]
-    system: str
-    answers: tuple[Answer, ...]
-    after: int
+    system: str = ""
+    answers: tuple[Answer, ...] = ()
 
     @property
-    def last(self) -> str:
-        """What the user said last; empty for nothing."""
-        return next((each.content for each in reversed(self.messages) if each.role == "user"), "")
+    def after(self) -> int:
+        """How many of the messages stand before the last answer."""
+        return self.answers[-1].before if self.answers else 0
+
+    def may_be_past(self, answer: Answer) -> bool:
+        """Tell whether an answer may be one of an earlier turn, so that it is history where nothing waits for it."""
+        return answer.known if answer.approve is None else answer.before < len(self.messages)
 
 
 Find = Callable[[str], Awaitable[Object | None]]
@@ -157,7 +162,7 @@ def spec_of(catalog: Catalog, body: ResponseBody, said: Said, key: str) -> RunSp
         NotFound: There is no such agent or model.
         InputError: Something about it cannot be honoured; names the field.
     """
-    brought = tool_specs(body.tools, inner="")
+    brought = tool_specs(body.tools, inner="", label=LABEL)
     for index, each in enumerate(brought):
         if each.name == ELICITATION:
             raise InputError("Questions of tools come as calls of this name; rename yours.", f"tools.{index}.name")
@@ -165,7 +170,7 @@ def spec_of(catalog: Catalog, body: ResponseBody, said: Said, key: str) -> RunSp
     text = body.text or {}
     wish = msgspec.structs.replace(
         resolve(catalog, body.model or DEFAULT),
-        text=said.last,
+        text=last_said(said.messages),
         client_tools=offered,
         tool_choice=choice,
         sampling=_sampling(body, text, bool(offered)),
@@ -178,7 +183,7 @@ def spec_of(catalog: Catalog, body: ResponseBody, said: Said, key: str) -> RunSp
         key=key,
     )
     try:
-        spec = with_free_name(catalog.spec(wish))
+        spec = fitted(catalog.spec(wish))
     except InputError as error:
         if error.field == "output":
             raise InputError(str(error), "text.format") from error
@@ -211,7 +216,7 @@ async def read_input(given: object, max_pixels: int, find: Find | None) -> Said:
         InputError: An item is broken or of a type that no agent is shown; names the field.
     """
     if isinstance(given, str):
-        return Said((Message("user", as_text(given, "input")),), "", (), 0)
+        return Said((Message("user", as_text(given, "input")),))
     reader = _Reader(max_pixels)
     for index, each in enumerate(as_list(given, "input")):
         field = f"input.{index}"
@@ -235,10 +240,9 @@ class _Reader:
         self._system: list[str] = []
         self._answers: list[Answer] = []
         self._calls: set[str] = set()
-        self._after = 0
 
     def said(self) -> Said:
-        return Said(tuple(self._messages), "\n\n".join(filter(None, self._system)), tuple(self._answers), self._after)
+        return Said(tuple(self._messages), "\n\n".join(filter(None, self._system)), tuple(self._answers))
 
     def take(self, item: Object, field: str) -> None:
         match item.get("type", "message"):
@@ -302,8 +306,7 @@ class _Reader:
             if images and not known:
                 raise InputError("The output of a function is text here.", f"{field}.output")
             declined = item.get("status") == "incomplete"
-            self._answers.append(Answer(f"{field}.call_id", place.thread, place.seq, None, text, known, declined))
-            self._after = len(self._messages)
+            self._answered(f"{field}.call_id", place, None, text, known=known, declined=declined)
 
     def _result(self, output: object, field: str) -> tuple[str, tuple[Image, ...]]:
         if isinstance(output, str | list):
@@ -328,5 +331,10 @@ class _Reader:
         if not isinstance(approve, bool):
             raise InputError("This must be true or false.", f"{field}.approve")
         reason = as_text(item.get("reason"), f"{field}.reason")
-        self._answers.append(Answer(f"{field}.approval_request_id", place.thread, place.seq, approve, reason))
-        self._after = len(self._messages)
+        self._answered(f"{field}.approval_request_id", place, approve, reason)
+
+    def _answered(
+        self, field: str, place: Place, approve: bool | None, text: str, *, known: bool = False, declined: bool = False
+    ) -> None:
+        before = len(self._messages)
+        self._answers.append(Answer(field, place.thread, place.seq, approve, text, before, known, declined))

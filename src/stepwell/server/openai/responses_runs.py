@@ -141,7 +141,7 @@ class Beginner:
     async def _new(self, asking: Asking) -> ResponseId:
         """Begin a thread with what was said."""
         for each in asking.said.answers:
-            if not each.known:
+            if not asking.said.may_be_past(each):
                 raise no_call(each)
         if not asking.said.messages:
             raise InputError("Say something: the input has system messages only.", "input")
@@ -179,7 +179,7 @@ class Beginner:
         waiting = await self._open(owner, thread)
         fits = [each.thread == thread and each.question in waiting for each in said.answers]
         for each, waits in zip(said.answers, fits, strict=True):
-            if each.approve is not None and not waits:
+            if each.approve is not None and not waits and not said.may_be_past(each):
                 raise no_call(each)
         return thread if any(fits) else ""
 

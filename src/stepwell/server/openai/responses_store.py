@@ -6,7 +6,7 @@ Nothing is written here but the removal of a thread.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import NamedTuple
 
 from stepwell.errors import Busy, InputError, NotFound
@@ -25,8 +25,8 @@ _BACK = 64
 """Events that are looked at together on the way back to the run before, at first; then more and more."""
 _MOST_BACK = 4096
 """The most of them."""
-MOST_NAMED = 100
-"""Responses whose items one request may name, each of which is read whole."""
+MOST_READ = 50_000
+"""Events of the runs whose items one request may name, each of which is read whole."""
 
 
 class Kept(NamedTuple):
@@ -91,13 +91,18 @@ async def folded(service: RunService, id: ResponseId, info: ThreadInfo | None = 
     events = [each async for each in _events_of(service, id)]
     if not events:  # nor is there anything to go back from
         raise _unknown(str(id))
-    encoder = Encoder(id, previous=await _previous(service, id))
-    for each in events:
-        encoder.encode(each)
+    encoder = _encoded(id, events, await _previous(service, id))
     over = info is not None and info.expires == UNKEPT and info.run != id.run
     if not encoder.began or over:
         raise _unknown(str(id))
     return Kept(id, info or ThreadInfo(id.thread, ""), encoder)
+
+
+def _encoded(id: ResponseId, events: Sequence[Recorded], previous: str | None = None) -> Encoder:
+    encoder = Encoder(id, previous=previous)
+    for each in events:
+        encoder.encode(each)
+    return encoder
 
 
 def _unknown(id: str) -> NotFound:
@@ -128,9 +133,8 @@ async def _previous(service: RunService, id: ResponseId) -> str | None:
             if isinstance(each.event, Forked) and not parent:
                 parent, copied = each.event.parent, each.event.at
             if each.run:
-                found = Encoder(ResponseId(id.thread, each.run))
-                async for event in _events_of(service, found.id):
-                    found.encode(event)
+                run = ResponseId(id.thread, each.run)
+                found = _encoded(run, [event async for event in _events_of(service, run)])
                 thread = parent if parent and each.seq <= copied else id.thread
                 return str(ResponseId(thread, each.run, found.starts[-1] if found.starts else 0))
         before, width = first + 1, min(4 * width, _MOST_BACK)
@@ -148,7 +152,7 @@ class Items:
     def __init__(self, service: RunService, owner: str) -> None:
         self._service, self._owner = service, owner
         self._read: dict[str, Object] = {}
-        self._left = MOST_NAMED
+        self._left = MOST_READ
 
     async def find(self, id: str) -> Object | None:
         """Return the item of an id, by what the id says; None for none.
@@ -162,10 +166,9 @@ class Items:
         id = item_id(place.part, place.thread, place.seq)
         if id in self._read:
             return self._read[id]
-        if not self._left:
-            said = f"Items of at most {MOST_NAMED} responses can be named; send those of the others themselves."
+        if self._left <= 0:
+            said = f"The items that are named are of runs with more than {MOST_READ:,} events; send items themselves."
             raise InputError(said, "input")
-        self._left -= 1
         try:
             await self._service.info(self._owner, place.thread)
         except NotFound:
@@ -177,12 +180,12 @@ class Items:
         return self._read.get(id)
 
     async def _items(self, run: ResponseId) -> dict[str, Object]:
-        spans, items = Encoder(run), dict[str, Object]()
-        async for each in _events_of(self._service, run):
-            spans.encode(each)
-        for answered in (0, *spans.starts):
-            found = await folded(self._service, run._replace(answered=answered))
-            for item in (*found.encoder.snapshot()["output"], *await input_items(self._service, found)):
+        events = [each async for each in _events_of(self._service, run)]
+        self._left -= len(events)
+        items = dict[str, Object]()
+        for answered in (0, *_encoded(run, events).starts):
+            id = run._replace(answered=answered)
+            for item in (*_encoded(id, events).snapshot()["output"], *_given_in(id, events)):
                 items.setdefault(item["id"], item)
         return items
 
@@ -208,13 +211,18 @@ async def remove(service: RunService, owner: str, found: Kept) -> None:
 
 async def input_items(service: RunService, found: Kept) -> list[Object]:
     """Return what the request of a response said, oldest first."""
-    id, given = found.id, list[Object]()
+    id, said = found.id, list[Object]()
     if not id.answered:
         for each in await _history(service, id):
-            given += _said(id.thread, each.seq, each.event.message)  # type: ignore[union-attr]
-    spans = Encoder(id)
+            said += _said(id.thread, each.seq, each.event.message)  # type: ignore[union-attr]
+    return said + _given_in(id, [each async for each in _events_of(service, id)])
+
+
+def _given_in(id: ResponseId, events: Sequence[Recorded]) -> list[Object]:
+    """Return what was said to a response in its run."""
+    spans, given = Encoder(id), list[Object]()
     questions: dict[int, Asked] = {}
-    async for each in _events_of(service, id):
+    for each in events:
         spans.encode(each)
         if isinstance(each.event, Asked):
             questions[each.seq] = each.event

@@ -416,18 +416,22 @@ class Agent:
         """
         await pin_fact(self._parts.service(), OWNER, thread, text)
 
-    async def context(self, thread: str, step: int | None = None, *, run: int | None = None) -> ContextReport:
+    async def context(
+        self, thread: str, step: int | None = None, *, run: int | None = None, agent: str = ""
+    ) -> ContextReport:
         """Return what the request of a step held, part by part, and what it left out.
 
         Args:
             thread: The thread's id.
-            step: Number of the step in its run; None for the newest.
+            step: Number of the agent's step in its run; None for the newest.
             run: Number of the run; None for the newest.
+            agent: Path of an agent inside the run, such as `1.2`, as events have it; empty for the run's own.
 
         Raises:
-            NotFound: There is no such thread, run or step.
+            NotFound: There is no such thread, run, agent or step.
+            InputError: A program outside carried the run out.
         """
-        return await context_report(self._parts.service(), OWNER, thread, run or 0, step or 0)
+        return await context_report(self._parts.service(), OWNER, thread, run or 0, step or 0, agent)
 
     async def resume(self) -> int:
         """Go on with every run of the file that another process left unfinished; return how many."""

@@ -210,9 +210,9 @@ def test_a_run_or_step_that_is_not_there_is_named() -> None:
     async def main() -> None:
         async with agent(["one"]) as made:
             thread = (await made.run("hi")).thread
-            for fields, field in (({"step": 2}, "step"), ({"run": 2}, "run"), ({"run": 9, "step": 1}, "run")):
+            for step, run, field in ((2, None, "step"), (None, 2, "run"), (1, 9, "run")):
                 with pytest.raises(NotFound) as refused:
-                    await made.context(thread, **fields)
+                    await made.context(thread, step, run=run)
                 assert refused.value.field == field
             with pytest.raises(NotFound):
                 await made.context("0" * 32)

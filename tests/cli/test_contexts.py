@@ -30,6 +30,7 @@ from stepwell.messages import Message
 from tests.cli.running import Cli
 from tests.cli.test_describe import PEOPLE
 from tests.support.endpoint import Endpoint, text, tool_calls
+from tests.test_examples import CONFIG, QUESTION, cli_in, done
 
 NEW = [
     (LongTermUpdated(pinned="the code"), "pinned: the code"),
@@ -102,6 +103,47 @@ def test_the_context_of_a_step_is_a_table_for_people_and_json_for_programs(tmp_p
         assert (missing.code, missing.out) == (1, "")
         assert "no step 3" in missing.err
         assert (await cli.run("context", thread, "--step", "0")).code == 2
+
+    asyncio.run(main())
+
+
+def test_the_context_of_an_agent_inside_a_run_is_asked_for_by_its_path(tmp_path: Path) -> None:
+    async def main() -> None:
+        cli = cli_in(tmp_path)
+        await done(cli, "run", QUESTION, "--plan")
+        (thread,) = await cli.threads()
+        shown = (await done(cli, "context", thread, "--agent", "1.2", "--step", "2")).out.splitlines()
+        assert shown[0].startswith("step 2 of agent 1.2 in run 1 (event ")
+        assert "The request rebuilt here has the hash of the one that was sent." in shown
+        newest = json.loads((await done(cli, "context", thread, "--agent", "1.2", "--json")).out)
+        assert (newest["agent"], newest["step"], newest["proved"]) == ("1.2", 3, True)
+        own = (await done(cli, "context", thread)).out
+        assert own.startswith("step ")
+        assert " of run 1 " in own
+        for args, said in (
+            (("--agent", "7"), ("give --agent one of: 1.1, 1.2, 1.3", "--agent 可取：1.1, 1.2, 1.3")),
+            (("--agent", "1.2", "--step", "9"), ("its newest is 3", "最新的是第 3 步")),
+            (("--run", "9"), ("no such run", "没有这个运行")),
+        ):
+            for language, words in zip(("C.UTF-8", "zh_CN.UTF-8"), said, strict=True):
+                cli.env["LANG"] = language
+                missing = await cli.run("context", thread, *args, *CONFIG)
+                assert (missing.code, missing.out) == (1, "")
+                assert words in missing.err
+        cli.env["LANG"] = "zh_CN.UTF-8"
+        assert (await done(cli, "context", thread, "--agent", "1.2")).out.startswith("运行 1 中智能体 1.2 的第 3 步")
+
+    asyncio.run(main())
+
+
+def test_a_run_without_agents_inside_says_so(tmp_path: Path) -> None:
+    async def main() -> None:
+        cli = Cli(tmp_path)
+        async with Endpoint([text("42")]) as endpoint:
+            assert (await cli.at(endpoint.base_url).run("ask", "6*7?")).code == 0
+        (thread,) = await cli.threads()
+        missing = await cli.run("context", thread, "--agent", "1")
+        assert (missing.code, "leave out --agent" in missing.err) == (1, True)
 
     asyncio.run(main())
 

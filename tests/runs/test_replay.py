@@ -24,6 +24,8 @@ from stepwell.events import (
     Recorded,
     RunClaimed,
     RunEnded,
+    Steered,
+    StepEnded,
     StepStarted,
     Stored,
     ToolEnded,
@@ -34,6 +36,7 @@ from stepwell.models.base import Failure, Model
 from stepwell.models.scripted import Gate, ScriptedModel, Step, call, reply
 from stepwell.runs.channel import Cursor
 from stepwell.runs.driver import Assemble
+from stepwell.runs.people import steer
 from stepwell.runs.replay import Difference, replay
 from stepwell.runs.replay_parts import Sealed
 from stepwell.runs.service import NewThread, RunService
@@ -408,6 +411,17 @@ async def renamed_meanwhile(desk: Desk) -> None:
     await desk.service.rename(OWNER, desk.thread, "A third title")
 
 
+async def interrupted_as_results_came_in(desk: Desk) -> None:
+    """What had ended when the interruption came is recorded behind it, before the rest is cut off."""
+    desk.open([reply("", *(call("look", what="wait") for _ in "ab"), call("save", what="wait")), "done"])
+    run = await desk.start()
+    for name in ("look", "save"):
+        await asyncio.wait_for(desk.bench.at[name].reached.wait(), 10)
+    desk.bench.at["look"].set()
+    await steer(desk.service, OWNER, desk.thread, run, Message("user", "stop that"), interrupt=True)
+    await desk.ended(run)
+
+
 async def several_runs(desk: Desk) -> None:
     desk.open([call("look", what="x"), "one", Failure("auth", "no"), call("save", what="y"), "three"])
     for text in ("first", "second", "third"):
@@ -429,6 +443,7 @@ ACTED: Mapping[str, tuple[Play, dict[str, Any]]] = {
     "a crash in tools": (crash_in_tools, {"people": False}),
     "two crashes": (two_crashes, {}),
     "renamed meanwhile": (renamed_meanwhile, {}),
+    "interrupted as results came in": (interrupted_as_results_came_in, {}),
     "several runs": (several_runs, {}),
 }
 SHAPES = {**PLAIN, **ACTED}
@@ -455,6 +470,8 @@ def test_the_shapes_hold_what_they_say(tmp_path: Path) -> None:
     assert kinds("two crashes").count(RunClaimed) == 2
     assert ModelFailed in kinds("a retry")
     assert kinds("a crash in tools").count(ToolStarted) == 3
+    late = kinds("interrupted as results came in")
+    assert late[late.index(Steered) :][:5] == [Steered, ToolEnded, ToolEnded, ToolEnded, StepEnded]
 
 
 def test_a_run_that_another_process_took_over_inside_a_batch_replays(tmp_path: Path) -> None:

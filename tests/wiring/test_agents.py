@@ -16,6 +16,7 @@ from stepwell.runs.replay import replay
 from stepwell.specs import Limits, Prices
 from stepwell.wiring.catalog import ConfigCatalog
 from stepwell.wiring.replay import ConfigParts
+from tests.support.contexts import proved
 from tests.support.endpoint import Endpoint, Reply, Request, text, tool_calls
 from tests.support.server import scripted, serving
 
@@ -137,6 +138,20 @@ def test_an_agent_does_a_task_for_another_through_the_server_and_a_replay_agrees
     asyncio.run(main())
 
 
+def test_the_context_that_is_shown_of_a_run_is_that_of_its_own_agent(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Endpoint(helped) as endpoint:
+            models = {**scripted(endpoint, "m"), **scripted(endpoint, "small", model="tiny")}
+            async with serving(tmp_path, models=models, agents={"reader": READER}) as server:
+                thread = await server.thread()
+                await server.say(thread, "go")
+                for asked, step in ({}, 2), ({"step": 1}, 1), ({"step": 2}, 2):
+                    status, found = await server.call("GET", f"/api/threads/{thread}/context", params=asked)
+                    assert (status, found["model"], found["step"], found["proved"]) == (200, "m", step, True)
+
+    asyncio.run(main())
+
+
 def talked(request: Request) -> Reply:
     found = concluded(request)
     names = offered(request)
@@ -161,5 +176,7 @@ def test_a_person_talks_with_a_front_through_the_server_and_a_replay_agrees(tmp_
                 assert frames[-1].body["event"]["reason"] == "answer"
                 log = await server.service.store.read(thread)
                 assert await replay(log, ConfigParts(server.config), thread) is None
+                found = proved(log, server.service.engine)
+                assert {path for _, path, _ in found} == {"", "plan1", "plan1/1.1"}
 
     asyncio.run(main())

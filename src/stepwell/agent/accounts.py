@@ -291,6 +291,11 @@ class Charge:
     def __init__(self, account: Account | None, prices: Prices | None, max_tokens: int | None, reserved: int) -> None:
         self._account, self.prices, self.max_tokens, self.reserved = account, prices, max_tokens, reserved
 
+    @property
+    def longest(self) -> int | None:
+        """The longest reply in tokens as the log has it; see `StepStarted.max_tokens`."""
+        return None if self.prices is None else self.max_tokens or 0
+
     def reserve(self) -> None:
         """Take what the call costs at most from the key's account, before the event that says so is recorded."""
         if self._account is not None:

@@ -117,7 +117,7 @@ class Asker:
     ) -> None:
         self.model, self.tools, self.log, self.config, self.dialect = model, tools, log, config, dialect
         self.settings, self.model_name, self.image_model = settings or Settings(), model_name, image_model
-        self._offered = _Offer(tools, recall)
+        self.offered: Callable[[bool], ToolSpecs] = _Offer(tools, recall)
         self._budgets: dict[bool, tuple[RunState, int, Budget]] = {}
         self._accounts = accounts.at(log.path) if accounts is not None else None
         self._purse: Purse | None = None
@@ -148,26 +148,21 @@ class Asker:
             LimitReached: The call could cost more than is left; it is not made, and no step begins.
             Conflict: Somebody else appended to the log.
         """
-        log, run = self._at_work()
+        run = self.log.state.run
+        assert run is not None
         purse = self._purse if self._purse_of is run.spec else await self.purse(run)
         request = await self._fitted(run, self._maker(tail, schema, tools, settings or self.settings))
         model, seeing, sent = self._sent(run, request)
         charge = None if purse is None else self._charge(purse, run, request, sent, seeing)
         names, form = None if tools is None else tuple(each.name for each in tools), schema.name if schema else ""
-        cost = 0 if charge is None else charge.reserved
-        started = StepStarted(run.steps + 1, sent.digest(), request.tail, form, names, seeing, aside, repairs, cost)
+        cost, most = (0, None) if charge is None else (charge.reserved, charge.longest)
+        started = StepStarted(
+            run.steps + 1, sent.digest(), request.tail, form, names, seeing, aside, repairs, cost, most
+        )
         self._keep_to_form(model, request, sent, schema)
         begun = (*((StepEnded(),) if run.step else ()), started, MessageStarted())
-        if charge is not None:
-            model = await self._pay(charge, model, begun)
-        else:
-            await log.record(*begun)
+        model = await self._paid(charge, model, begun)
         return await self._receive(model, request, sent, schema, self.tools if tools is None else tools)
-
-    def _at_work(self) -> tuple[Log, RunState]:
-        run = self.log.state.run
-        assert run is not None
-        return self.log, run
 
     async def _receive(
         self, model: Model, request: ModelRequest, sent: ModelRequest, schema: ReplySchema | None, tools: ToolSpecs
@@ -182,8 +177,11 @@ class Asker:
             await log.record(*ended)
         return asked
 
-    async def _pay(self, charge: Charge, model: Model, begun: Sequence[Stored]) -> Metered:
-        """Record the beginning of a call that is charged: what it may cost is on the disk before it is made."""
+    async def _paid(self, charge: Charge | None, model: Model, begun: Sequence[Stored]) -> Model:
+        """Record the beginning of a call; what one that is charged may cost is on the disk before it is made."""
+        if charge is None:
+            await self.log.record(*begun)
+            return model
         charge.reserve()
         try:
             await self.log.record(*begun, durable=charge.prices is not None)
@@ -226,9 +224,7 @@ class Asker:
         wanted = min((each for each in asked if isinstance(each, int)), default=None)
         room = max(budget.window - tokens, budget.window - budget.room)
         charge = purse.charge(self.log, run, terms, tokens, wanted, room)
-        if charge.prices is not None:
-            extra = {name: value for name, value in settings.extra.items() if name not in _COSTLY}
-            sent.settings = msgspec.structs.replace(settings, max_tokens=charge.max_tokens, extra=extra)
+        sent.settings = paid(settings, charge.longest)
         return charge
 
     def _sent(self, run: RunState, request: ModelRequest) -> tuple[Model, str, ModelRequest]:
@@ -236,9 +232,13 @@ class Asker:
         model, seeing = self._seeing(run, request)
         if seeing:
             request.model = ""  # the name to send is one of the run's own model
+        return model, seeing, self.rendered(run, request)
+
+    def rendered(self, run: RunState, request: ModelRequest) -> ModelRequest:
+        """Return a request as its model gets it."""
         if run.spec.context is not None and not run.spec.context.images and self.model.profile.images:
             request = _unseen(request)
-        return model, seeing, self.dialect.render(request) if self.dialect else request
+        return self.dialect.render(request) if self.dialect else request
 
     def _keep_to_form(
         self, model: Model, request: ModelRequest, sent: ModelRequest, schema: ReplySchema | None
@@ -296,13 +296,13 @@ class Asker:
         return made
 
     def _bounded(self, run: RunState, spec: ContextSpec, window: int) -> Budget:
-        return Budget(spec, window, self.dialect, run.spec.language, self._offered)
+        return Budget(spec, window, self.dialect, run.spec.language, self.offered)
 
     def _maker(
         self, tail: tuple[Message, ...], schema: ReplySchema | None, tools: ToolSpecs | None, settings: Settings
     ) -> Make:
         def make(history: History) -> ModelRequest:
-            offered = self._offered(history.handles) if tools is None else tools
+            offered = self.offered(history.handles) if tools is None else tools
             if schema is None or not self.model.profile.replies:
                 return ModelRequest(history.transcript, offered, settings, self.model_name, tail)
             language = self.log.state.run.spec.language if self.log.state.run else "en"
@@ -374,6 +374,25 @@ class Asker:
         if calls:
             return Asked(msgspec.structs.replace(message, calls=calls))
         return Asked(msgspec.structs.replace(message, content=message.content or text or "", calls=()), None, found)
+
+
+def paid(settings: Settings, longest: int | None) -> Settings:
+    """Return how a reply is made where no longer one is paid for; see `StepStarted.max_tokens`."""
+    if longest is None:
+        return settings
+    extra = {name: value for name, value in settings.extra.items() if name not in _COSTLY}
+    return msgspec.structs.replace(settings, max_tokens=longest or None, extra=extra)
+
+
+def narrowed(settings: Settings, tools: Sequence[str] | None) -> Settings:
+    """Return how a reply is made in which only some calls are offered, of which one must be made.
+
+    Args:
+        settings: How the agent's replies are made.
+        tools: The names of the tools; None for all of the agent's, of which none must be called.
+    """
+    choice = "" if not tools else tools[0] if len(tools) == 1 else "required"
+    return settings if settings.tool_choice == choice else msgspec.structs.replace(settings, tool_choice=choice)
 
 
 def _unseen(request: ModelRequest) -> ModelRequest:

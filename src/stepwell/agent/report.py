@@ -1,31 +1,25 @@
 """What a request held and what it left out, read from the log: the context of one step by part and in tokens.
 
-The request is rebuilt by the fold, as it was made, and its hash tells whether it is the same. Nothing is asked,
-recorded or changed.
+How the request is made again from the log is in `rebuilding.py`; its hash tells whether it is the same. Nothing is
+asked, recorded or changed.
 """
 
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
-from stepwell.agent.asking import Asker
 from stepwell.agent.budget import IMAGE_LINE, MARKER, Budget, Meter
-from stepwell.agent.memory import MemoryLog
-from stepwell.agent.replies import REPLIES, ReplySchema, with_reply
+from stepwell.agent.rebuilding import Asking, Before, Rebuild, locate, rebuilt, usage
 from stepwell.contexts import handle_of_blob, handle_of_event
-from stepwell.errors import NotFound
-from stepwell.events import ContextCompacted, HistoryCleared, MessageEnded, Recorded, RunStarted, StepStarted, ToolEnded
+from stepwell.events import Recorded, StepStarted
 from stepwell.history import History
-from stepwell.log import Log
-from stepwell.messages import NO_TOOLS, Message, ToolSpecs
-from stepwell.models.base import ModelRequest, Settings
+from stepwell.messages import Message
 from stepwell.rendering import long_term
-from stepwell.specs import ContextSpec, RunSpec, SummaryKind
-from stepwell.state import State
+from stepwell.specs import ContextSpec, SummaryKind
 from stepwell.tokens import Allowance
 
 PartName = Literal[
@@ -121,12 +115,12 @@ class SummaryShown(msgspec.Struct, frozen=True, omit_defaults=True):
     output: int = 0
 
 
-class ContextReport(msgspec.Struct, frozen=True):
+class ContextReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one request held, what it cost, and what was left out.
 
     Args:
         run: Number of the run.
-        step: Number of the step in the run, from 1.
+        step: Number of the agent's step in the run, from 1.
         seq: Number of its `StepStarted`.
         model: The model that was asked, by its name in the settings.
         parts: What it held; parts of no tokens are left out.
@@ -147,6 +141,7 @@ class ContextReport(msgspec.Struct, frozen=True):
         summarizing: Kinds of summaries that were being made.
         learned: Windows that endpoints taught, by model.
         repaired: What was mended of imported history.
+        agent: Path of the agent inside the run that asked; empty for the run's own.
     """
 
     run: int
@@ -170,121 +165,46 @@ class ContextReport(msgspec.Struct, frozen=True):
     summarizing: tuple[SummaryKind, ...]
     learned: dict[str, int]
     repaired: tuple[str, ...]
+    agent: str = ""
 
 
-class Rebuilt(NamedTuple):
-    """An agent over a log that ends before the step.
-
-    Args:
-        agent: As it was when it asked.
-        further: Tools offered besides its own as soon as a text with a handle stands in the history.
-    """
-
-    agent: Asker
-    further: ToolSpecs = NO_TOOLS
-
-
-Rebuild = Callable[[RunSpec, Log], Rebuilt]
-"""Makes the agent of a run."""
-
-
-def report(events: Sequence[Recorded], rebuild: Rebuild, *, run: int = 0, step: int = 0) -> ContextReport:
+def report(
+    events: Sequence[Recorded], rebuild: Rebuild, *, run: int = 0, step: int = 0, agent: str = ""
+) -> ContextReport:
     """Return what the request of a step held.
 
     Args:
         events: The thread's log from its beginning.
-        rebuild: Makes the agent of the run.
+        rebuild: Says who asked in the step, and how.
         run: Number of the run; 0 for the newest.
-        step: Number of the step in the run; 0 for the newest.
+        step: Number of the agent's step in the run; 0 for the newest.
+        agent: Path of an agent inside the run; empty for the run's own.
 
     Raises:
-        NotFound: There is no such run or step.
+        NotFound: There is no such run, agent or step.
     """
-    at = _locate(events, run, step)
+    at = locate(events, run, step, agent)
     started = events[at].event
     assert isinstance(started, StepStarted)
-    before = _Before(events[:at])
-    log = MemoryLog()
-    log.state = state = before.state
-    assert state.run is not None
-    agent, further = rebuild(state.run.spec, log)
-    return _Reading(before, agent, further, started).report(events[at].seq, _usage(events[at + 1 :]))
-
-
-def _locate(events: Sequence[Recorded], run: int, step: int) -> int:
-    """Return the index of the wanted `StepStarted`; of several with one number the last, which got the reply."""
-    runs = [each.seq for each in events if isinstance(each.event, RunStarted)]
-    if not runs or (run and run not in runs):
-        raise NotFound(
-            f"There is no run {run} in this thread." if run else "There is no run in this thread yet.", "run"
-        )
-    wanted = run or runs[-1]
-    found = [
-        at
-        for at, each in enumerate(events)
-        if each.run == wanted and isinstance(each.event, StepStarted) and step in (0, each.event.step)
-    ]
-    if not found:
-        said = f"Run {wanted} has no step {step}." if step else f"Run {wanted} has asked no model yet."
-        raise NotFound(said, "step")
-    return found[-1]
-
-
-def _usage(after: Sequence[Recorded]) -> tuple[int | None, float | None]:
-    """Return the provider's count of the request and the part of it that was cached, where the log has them."""
-    for each in after:
-        if isinstance(each.event, StepStarted | RunStarted):
-            break
-        if isinstance(each.event, MessageEnded):
-            usage = each.event.usage
-            if usage is None or usage.input <= 0:
-                break
-            return usage.input, round(usage.cached / usage.input, 4)
-    return None, None
-
-
-class _Before:
-    """The fold of a log up to a step, with what the state does not keep."""
-
-    def __init__(self, events: Sequence[Recorded]) -> None:
-        self.state = State()
-        self.compacted: Recorded | None = None
-        self.big: dict[int, ToolEnded] = {}
-        for each in events:
-            self.state.apply(each)
-            match each.event:
-                case ContextCompacted():
-                    self.compacted = each
-                case HistoryCleared():
-                    self.compacted = None
-                case ToolEnded(blob=blob) if blob:
-                    self.big[each.seq] = each.event
-                case _:
-                    pass
-
-    @property
-    def compaction(self) -> ContextCompacted | None:
-        """The compaction in force."""
-        event = self.compacted.event if self.compacted else None
-        return event if isinstance(event, ContextCompacted) else None
+    before = Before(events[:at], agent)
+    asking = rebuild(before.run.spec, before.log, started)
+    return _Reading(before, asking, started).report(events[at], usage(events[at + 1 :], agent))
 
 
 class _Reading:
     """One request taken apart."""
 
-    def __init__(self, before: _Before, agent: Asker, further: ToolSpecs, started: StepStarted) -> None:
-        run = before.state.run
-        assert run is not None
-        self._before, self._run, self._agent, self._started = before, run, agent, started
+    def __init__(self, before: Before, asking: Asking, started: StepStarted) -> None:
+        run = before.run
+        self._before, self._run, self._agent, self._started = before, run, asking.agent, started
         self._history: History = before.state.history
-        self._budget: Budget = agent.budget(run)
+        self._budget: Budget = asking.agent.budget(run)
         self._meter: Meter = self._budget.meter
         self._tokens: Tally[PartName] = Tally()
         self._counts: Tally[PartName] = Tally()
-        self._own = self._offered(further)
-        self._request = self._rebuilt()
+        self._request, self._sent, self._own, self._unknown = rebuilt(before, asking, started)
 
-    def report(self, seq: int, usage: tuple[int | None, float | None]) -> ContextReport:
+    def report(self, recorded: Recorded, usage: tuple[int | None, float | None]) -> ContextReport:
         """Return everything about the request."""
         for message, number in zip(self._history.transcript, self._history.transcript.seqs, strict=True):
             self._take(message, number)
@@ -293,11 +213,10 @@ class _Reading:
         parts = tuple(
             Part(name, tokens, self._counts[name]) for name in PartName.__args__ if (tokens := self._tokens[name]) > 0
         )
-        sent = self._agent.dialect.render(self._request) if self._agent.dialect else self._request
         return ContextReport(
-            run=self._run.seq,
+            run=recorded.run,
             step=self._started.step,
-            seq=seq,
+            seq=recorded.seq,
             model=self._started.model or self._run.spec.model,
             parts=parts,
             tokens=sum(each.tokens for each in parts),
@@ -308,7 +227,7 @@ class _Reading:
             reserve=min(spec.reserve, self._budget.window // 2),
             counted=usage[0],
             cached=usage[1],
-            proved=sent.digest() == self._started.request,
+            proved=self._sent.digest() == self._started.request,
             unknown_tools=self._unknown,
             left_out=tuple(self._left_out(spec)),
             compaction=self._compaction(),
@@ -316,35 +235,8 @@ class _Reading:
             summarizing=tuple(self._history.summarizing),
             learned=dict(state.windows),
             repaired=self._history.faults,
+            agent=recorded.path,
         )
-
-    def _offered(self, further: ToolSpecs) -> ToolSpecs:
-        """Return the tools of the request but for the one that takes the reply."""
-        own, names = self._agent.tools, self._started.tools
-        self._unknown: tuple[str, ...] = ()
-        if names is None:
-            return ToolSpecs((*own, *further)) if self._history.handles and further else own
-        known = {each.name: each for each in (*own, *further)}
-        self._unknown = tuple(name for name in names if name not in known)
-        return ToolSpecs(known[name] for name in names if name in known)
-
-    def _form(self) -> ReplySchema | None:
-        name, output = self._started.reply, self._run.spec.output
-        if not name or not self._agent.model.profile.replies:
-            return None
-        if output is not None and output.get("name") == name:
-            return ReplySchema(**output)
-        return REPLIES.get(name)
-
-    def _rebuilt(self) -> ModelRequest:
-        agent, schema, tools = self._agent, self._form(), self._own
-        settings: Settings = agent.settings
-        if schema is not None:  # in the form `text` its words are the last message of the tail already
-            language = self._run.spec.language
-            tools, settings, _ = with_reply(
-                tools, settings, schema, agent.form(tools), forced=not tools, language=language
-            )
-        return ModelRequest(self._history.transcript, tools, settings, agent.model_name, self._started.tail)
 
     def _add(self, name: PartName, tokens: int, count: int = 0) -> None:
         self._tokens[name] += tokens

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from stepwell import prompts
-from stepwell.agent.asking import Asked
+from stepwell.agent.asking import Asked, narrowed
 from stepwell.agent.base import BaseAgent, Replies
 from stepwell.messages import NO_TOOLS, Message, ToolSpec, ToolSpecs
-from stepwell.models.base import Settings
 
 
 def _text(description: str) -> dict[str, Any]:
@@ -89,6 +86,8 @@ ASK_HUMAN = "ask_human"
 """The tool by which a person is asked; it is no call of the engine's own."""
 ONLY_SUBMIT, ONLY_PLAN = ToolSpecs((SUBMIT,)), ToolSpecs((GENERATE,))
 ANSWER_OR_PLAN, ONLY_OPERATION = ToolSpecs((ANSWER, GENERATE)), ToolSpecs((OPERATION,))
+PLAN_CALLS = ToolSpecs((ANSWER, GENERATE, OPERATION))
+"""All that a plan agent is ever offered."""
 
 
 class _TaskAgent(BaseAgent):
@@ -100,7 +99,7 @@ class _TaskAgent(BaseAgent):
 
     async def ask_conclusion(self, tail: tuple[Message, ...]) -> None:
         """Ask for a conclusion; the reply stands in the log and is no part of the conversation."""
-        await self.ask(tail, self.conclusion_arguments, NO_TOOLS, self._choice(""), aside=True)
+        await self.ask(tail, self.conclusion_arguments, NO_TOOLS, narrowed(self.settings, ()), aside=True)
 
     async def repair_conclusion(self, asked: Asked, tail: tuple[Message, ...]) -> None:
         """Ask once more for a conclusion that did not fit its form.
@@ -108,7 +107,7 @@ class _TaskAgent(BaseAgent):
         Raises:
             ReplyMisfit: It does not fit again.
         """
-        await self.repair(asked, tail, self.conclusion_arguments, self._choice(""), aside=True)
+        await self.repair(asked, tail, self.conclusion_arguments, narrowed(self.settings, ()), aside=True)
 
     async def get_step_message(self, mode: str = "default", **kwargs: object) -> str:
         """Return the prompt of a step; see `BaseAgent`. Modes with a dot name a template: its kind and its name."""
@@ -118,14 +117,10 @@ class _TaskAgent(BaseAgent):
         template = prompts.load(kind, name, self.language)
         return template.render(**{each: str(kwargs[each]) for each in template.variables})
 
-    def _choice(self, choice: str) -> Settings:
-        if self.settings.tool_choice == choice:
-            return self.settings
-        return msgspec.structs.replace(self.settings, tool_choice=choice)
-
-    async def _work(self, mode: str, tools: ToolSpecs | None, choice: str, values: dict[str, object]) -> Asked:
+    async def _work(self, mode: str, tools: ToolSpecs | None, values: dict[str, object]) -> Asked:
         tail = await self._tail({"mode": mode, **values}, None, chat=False)
-        return await self.ask(tail, self.default_replies, tools, self._choice(choice))
+        names = None if tools is None else [each.name for each in tools]
+        return await self.ask(tail, self.default_replies, tools, narrowed(self.settings, names))
 
 
 class ToolAgent(_TaskAgent):
@@ -150,9 +145,9 @@ class ToolAgent(_TaskAgent):
             people: Whether somebody can be asked, where the agent has `ask_human`.
         """
         if step >= steps:
-            return await self._work("task.last", ONLY_SUBMIT, SUBMIT.name, {"steps": steps})
+            return await self._work("task.last", ONLY_SUBMIT, {"steps": steps})
         asking = people and any(tool.name == ASK_HUMAN for tool in self.tools)
-        return await self._work("task.step" if asking else "task.alone", None, "", {"step": step, "steps": steps})
+        return await self._work("task.step" if asking else "task.alone", None, {"step": step, "steps": steps})
 
 
 class PlanAgent(_TaskAgent):
@@ -178,9 +173,9 @@ class PlanAgent(_TaskAgent):
             width: Tasks that it may have.
             fast: Whether the answer may be given at once instead.
         """
-        tools, choice = (ANSWER_OR_PLAN, "required") if fast else (ONLY_PLAN, GENERATE.name)
+        tools = ANSWER_OR_PLAN if fast else ONLY_PLAN
         values: dict[str, object] = {"tools": self._told_tools(), "width": width}
-        return await self._work("plan.fast" if fast else "generate", tools, choice, values)
+        return await self._work("plan.fast" if fast else "generate", tools, values)
 
     async def refine(self, overview: str, task: str, suggestions: str, edits: int) -> Asked:
         """Ask for one operation on the plan.
@@ -192,7 +187,7 @@ class PlanAgent(_TaskAgent):
             edits: How many edits are left.
         """
         values = {"overview": overview, "task": task, "suggestions": suggestions, "edits": edits}
-        return await self._work("plan.refine", ONLY_OPERATION, OPERATION.name, {**values})
+        return await self._work("plan.refine", ONLY_OPERATION, {**values})
 
     def _told_tools(self) -> str:
         lines = (f"- {tool.name}: {' '.join(tool.description.split())}"[:400] for tool in self.tools)

@@ -211,12 +211,14 @@ def _add_contexts(app: typer.Typer, say: Say) -> None:
         thread: Annotated[str, which],
         run: Annotated[int | None, typer.Option(help=say("help_run"), min=1, show_default=False)] = None,
         step: Annotated[int | None, typer.Option(help=say("help_step"), min=1, show_default=False)] = None,
+        agent: Annotated[str, typer.Option(help=say("help_path"), show_default=False)] = "",
         json: Annotated[bool, typer.Option("--json", help=say("help_json"))] = False,
         owner: Annotated[str, typer.Option("--owner", help=say("help_owner"))] = OWNER,
         config: Annotated[Path | None, file] = None,
         data: Annotated[Path | None, folder] = None,
     ) -> None:
-        _run("context", config, data, thread=thread, owner=owner, of=run or 0, step=step or 0, json=json)
+        of = (run or 0, step or 0, agent)
+        _run("context", config, data, thread=thread, owner=owner, of=of, json=json)
 
     @app.command(help=say("help_pin"))
     def pin(  # pyright: ignore[reportUnusedFunction]

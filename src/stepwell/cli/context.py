@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import msgspec
 
+from stepwell.agent.rebuilding import agents_of, named, run_of, steps_of
 from stepwell.agent.report import ContextReport, LeftOut
 from stepwell.cli.screen import Screen
 from stepwell.cli.sources import Sources, find_thread, open_store
 from stepwell.errors import NotFound
+from stepwell.events import Recorded
 from stepwell.runs.contexts import context_of
 from stepwell.wiring.catalog import ConfigCatalog
 
@@ -17,12 +20,16 @@ BAR = 30
 """Characters of the bar of a part that fills the window."""
 
 
-def run(screen: Screen, sources: Sources, *, thread: str, owner: str, of: int, step: int, json: bool) -> int:
-    """Print the context of the step `step` of the run `of` (0: the newest) and return 0."""
-    return asyncio.run(_context(screen, sources, thread, owner, of, step, json))
+Of = tuple[int, int, str]
+"""Numbers of the run and of the step, 0 for the newest, and the agent's path; empty for the run's own."""
 
 
-async def _context(screen: Screen, sources: Sources, thread: str, owner: str, of: int, step: int, json: bool) -> int:
+def run(screen: Screen, sources: Sources, *, thread: str, owner: str, of: Of, json: bool) -> int:
+    """Print the context of a step and return 0."""
+    return asyncio.run(_context(screen, sources, thread, owner, of, json))
+
+
+async def _context(screen: Screen, sources: Sources, thread: str, owner: str, of: Of, json: bool) -> int:
     config = sources.config(screen)
     store = open_store(config)
     if store is None:
@@ -30,7 +37,11 @@ async def _context(screen: Screen, sources: Sources, thread: str, owner: str, of
     catalog = ConfigCatalog(config)
     try:
         info = await find_thread(store, screen, thread, owner)
-        found = context_of(await store.read(info.id), catalog.assemble, run=of, step=step)
+        events, (of_run, step, agent) = await store.read(info.id), of
+        try:
+            found = context_of(events, catalog.assemble, run=of_run, step=step, agent=agent)
+        except NotFound as error:
+            raise NotFound(_missing(screen, events, error.field, of), error.field) from None
     finally:
         await catalog.close()
         await store.close()
@@ -41,8 +52,20 @@ async def _context(screen: Screen, sources: Sources, thread: str, owner: str, of
     return 0
 
 
+def _missing(screen: Screen, events: Sequence[Recorded], field: str, of: Of) -> str:
+    """Return, in the person's language, what is not there and what is."""
+    if field == "run":
+        return screen.say("context_no_run")
+    run, step, agent = run_of(events, of[0]), of[1], of[2]
+    steps, others = steps_of(events, run, agent), named(agents_of(events, run))
+    if steps:
+        return screen.say("context_no_step", step=step, run=run, newest=steps[-1])
+    name = ("context_no_agent", "context_no_agents") if agent else ("context_not_asked", "context_nothing")
+    return screen.say(name[not others], run=run, agent=repr(agent), agents=others)
+
+
 def _print(screen: Screen, found: ContextReport) -> None:
-    screen.line(screen.say("context_step", **_fields(found)), "strong")
+    screen.line(screen.say("context_step_of" if found.agent else "context_step", **_fields(found)), "strong")
     columns = [screen.say(f"column_{name}") for name in ("part", "tokens", "share")]
     screen.table([*columns, ""], _rows(screen, found))
     screen.line(screen.say(f"context_{found.counting}", tokens=found.bound, room=found.room, reserve=found.reserve))
@@ -74,7 +97,7 @@ def _print_further(screen: Screen, found: ContextReport) -> None:
 
 
 def _fields(found: ContextReport) -> dict[str, object]:
-    names = ("step", "run", "seq", "model", "window")
+    names = ("step", "run", "seq", "model", "window", "agent")
     return {name: getattr(found, name) for name in names}
 
 

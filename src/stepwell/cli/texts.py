@@ -113,8 +113,8 @@ TEXTS = MappingProxyType(
         ),
         "ended_other": ("The run ended without an answer.", "运行结束，没有得到答案。"),
         "retrying": (
-            "The model failed: {cause}. Trying again in {seconds:.1f} s.",
-            "模型出错：{cause}。{seconds:.1f} 秒后重试。",
+            "The model failed, again in {seconds:.1f} s: {cause}",
+            "模型出错，{seconds:.1f} 秒后重试：{cause}",
         ),
         "failed_attempt": ("The model failed: {cause}", "模型出错：{cause}"),
         "void": ("(the text above is void)", "（以上文字作废）"),
@@ -179,6 +179,31 @@ TEXTS = MappingProxyType(
         "context_step": (
             "step {step} of run {run} (event {seq}), model {model}, window {window:,} tokens",
             "运行 {run} 的第 {step} 步（事件 {seq}），模型 {model}，窗口 {window:,} token",
+        ),
+        "context_step_of": (
+            "step {step} of agent {agent} in run {run} (event {seq}), model {model}, window {window:,} tokens",
+            "运行 {run} 中智能体 {agent} 的第 {step} 步（事件 {seq}），模型 {model}，窗口 {window:,} token",
+        ),
+        "context_no_run": (
+            "There is no such run in this thread; leave out --run for the newest.",
+            "此会话中没有这个运行；省略 --run 则为最新的运行。",
+        ),
+        "context_no_agent": (
+            "Run {run} has no agent {agent} that asked a model; give --agent one of: {agents}",
+            "运行 {run} 中没有请求过模型的智能体 {agent}；--agent 可取：{agents}",
+        ),
+        "context_no_agents": (
+            "Run {run} has no agent {agent} inside it; leave out --agent for the run's own.",
+            "运行 {run} 中没有智能体 {agent}；省略 --agent 则为运行自身的智能体。",
+        ),
+        "context_no_step": (
+            "There is no step {step} of this agent in run {run}; its newest is {newest}.",
+            "运行 {run} 中该智能体没有第 {step} 步；最新的是第 {newest} 步。",
+        ),
+        "context_nothing": ("Run {run} has asked no model yet.", "运行 {run} 尚未请求过模型。"),
+        "context_not_asked": (
+            "The agent of run {run} itself has asked no model; give --agent one of: {agents}",
+            "运行 {run} 自身的智能体没有请求过模型；--agent 可取：{agents}",
         ),
         "column_part": ("part", "部分"),
         "column_tokens": ("tokens", "token"),

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from stepwell.agent.rebuilding import Asking
 from stepwell.engines.unconcluded import in_time, last_words, states
 from stepwell.engines.words import words
 from stepwell.events import (
@@ -21,6 +22,7 @@ from stepwell.events import (
     RunWaiting,
     Steered,
     StepEnded,
+    StepStarted,
     Stored,
     SummaryEnded,
     TaskEnded,
@@ -55,6 +57,20 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Give up what goes on beside the run; it records nothing more."""
+        ...
+
+
+@runtime_checkable
+class Asks(Protocol):
+    """An engine whose requests can be made again from the log."""
+
+    def asking(self, log: Log, started: StepStarted) -> Asking:
+        """Return who made a request, and how; nothing is asked or recorded.
+
+        Args:
+            log: That of the agent whose engine this is, up to before the step.
+            started: The step.
+        """
         ...
 
 

@@ -14,13 +14,14 @@ import msgspec
 from stepwell.agent.asking import Asked
 from stepwell.agent.base import BaseAgent
 from stepwell.agent.options import AgentOptions
+from stepwell.agent.rebuilding import Asking
 from stepwell.agent.replies import Fault, ReplySchema, validate
 from stepwell.engines.base import close, wait
 from stepwell.engines.calls import Calls
 from stepwell.engines.turns import limit_reached, paused, put_off, repeated, repetition, repetition_words, settle
 from stepwell.engines.words import WORDS, words
 from stepwell.errors import ContextFull, LimitReached, ReplyMisfit
-from stepwell.events import EndReason
+from stepwell.events import EndReason, StepStarted
 from stepwell.log import Log
 from stepwell.messages import Message
 from stepwell.models.base import Settings
@@ -101,6 +102,13 @@ class ChatEngine:
             return True
         await wait(log)
         return False
+
+    def asking(self, log: Log, started: StepStarted) -> Asking:
+        """Return who made a request, and how; see `engines.base.Asks`."""
+        agent, run = self.make_agent(log), log.state.run
+        if log.path or run is None:  # who is asked about the work of others answers with no settings
+            return Asking(agent, Settings())
+        return Asking(agent, (None if started.repairs else _forced(agent.settings, run)) or agent.settings)
 
     def _made(self, log: Log) -> BaseAgent:
         agent = self.make_agent(log)

@@ -18,8 +18,10 @@ from contextlib import suppress
 import msgspec
 
 from stepwell import prompts
+from stepwell.agent.asking import narrowed
 from stepwell.agent.base import BaseAgent
 from stepwell.agent.options import AgentOptions
+from stepwell.agent.rebuilding import Asking
 from stepwell.contexts import TaskConclusion
 from stepwell.engines.base import Engine, close, ends, pass_on, side_by_side, wait
 from stepwell.engines.choices import (
@@ -54,6 +56,7 @@ from stepwell.events import (
     MessageAdded,
     Steered,
     StepEnded,
+    StepStarted,
     TaskEnded,
     TaskStarted,
     ToolEnded,
@@ -113,6 +116,11 @@ class InteractionEngine:
             agent.config = self._config
         return agent
 
+    def asking(self, log: Log, started: StepStarted) -> Asking:
+        """Return who made a request, and how; see `engines.base.Asks`."""
+        agent = self._make_agent(log)
+        return Asking(agent, narrowed(agent.settings, started.tools), ToolSpecs((*ROUTES, *JUDGMENTS)))
+
     async def close(self) -> None:
         """Give up what goes on beside the run."""
         plan, self._plan = self._plan, None
@@ -151,7 +159,7 @@ class InteractionEngine:
         return await _finish(log, agent, run)
 
     async def _ask(self, log: Log, agent: BaseAgent, text: str, tools: ToolSpecs) -> None:
-        settings = msgspec.structs.replace(agent.settings, tool_choice="required")
+        settings = narrowed(agent.settings, [each.name for each in tools])
         await agent.ask((Message("user", text),), None, tools, settings)
 
     # beside the work

@@ -18,8 +18,10 @@ from collections.abc import Callable
 
 import msgspec
 
+from stepwell.agent.asking import narrowed
 from stepwell.agent.options import AgentOptions
-from stepwell.agent.task_agents import ANSWER, GENERATE, PlanAgent
+from stepwell.agent.rebuilding import Asking
+from stepwell.agent.task_agents import ANSWER, GENERATE, PLAN_CALLS, PlanAgent
 from stepwell.contexts import TaskConclusion
 from stepwell.engines.base import Engine, close, side_by_side, wait
 from stepwell.engines.concluding import Over, conclude, failed, finish, own_call, received
@@ -37,6 +39,7 @@ from stepwell.events import (
     PlanChanged,
     PlanMade,
     StepEnded,
+    StepStarted,
     Stored,
     TaskStarted,
     ToolEnded,
@@ -98,6 +101,11 @@ class PlanEngine:
         except BaseException:
             await self._halt()
             raise
+
+    def asking(self, log: Log, started: StepStarted) -> Asking:
+        """Return who made a request, and how; see `engines.base.Asks`."""
+        agent = self._make_agent(log)
+        return Asking(agent, narrowed(agent.settings, started.tools), PLAN_CALLS)
 
     async def close(self) -> None:
         """Give up the tasks and summaries under way."""

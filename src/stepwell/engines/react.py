@@ -18,7 +18,9 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from stepwell import prompts
+from stepwell.agent.asking import narrowed
 from stepwell.agent.options import AgentOptions
+from stepwell.agent.rebuilding import Asking
 from stepwell.agent.task_agents import ANSWER, GENERATE, OPERATION, SUBMIT, ToolAgent
 from stepwell.contexts import TaskConclusion
 from stepwell.engines.base import close, wait
@@ -30,7 +32,7 @@ from stepwell.engines.turns import limit_reached, paused, put_off, repetition, r
 from stepwell.engines.unconcluded import STATED, accepted, answered, of_submission, of_task, request_of
 from stepwell.engines.words import words
 from stepwell.errors import ContextFull, LimitReached
-from stepwell.events import MessageAdded, StepEnded, Stored, TaskSubmitted, ToolEnded
+from stepwell.events import MessageAdded, StepEnded, StepStarted, Stored, TaskSubmitted, ToolEnded
 from stepwell.log import Log
 from stepwell.messages import Message, ToolSpec, ToolSpecs
 from stepwell.plans import TaskSubmission
@@ -106,6 +108,11 @@ class ReactEngine:
             over = Over("failed", "window", words("window", run.spec.language, detail=str(error)))
         await _stop(log, run, over)
         return False
+
+    def asking(self, log: Log, started: StepStarted) -> Asking:
+        """Return who made a request, and how; see `engines.base.Asks`."""
+        agent = self._make_agent(log)
+        return Asking(agent, narrowed(agent.settings, started.tools))
 
     async def close(self) -> None:
         """Give up the summaries under way."""

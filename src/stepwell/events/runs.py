@@ -96,6 +96,8 @@ class StepStarted(Event, frozen=True, gc=False, tag="step_started"):
         aside: The reply is no part of the conversation.
         repairs: The reply takes the place of the one before, which did not fit its form.
         reserved: What the call may cost at most, in billionths of the unit of money.
+        max_tokens: Tokens of the longest reply that was paid for, which the request asked for; 0 where its length
+            costs nothing; None where no money was limited.
     """
 
     step: int
@@ -107,6 +109,7 @@ class StepStarted(Event, frozen=True, gc=False, tag="step_started"):
     aside: bool = False
     repairs: bool = False
     reserved: int = 0
+    max_tokens: int | None = None
 
 
 class StepEnded(Event, frozen=True, gc=False, tag="step_ended"):

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 import msgspec
 
 from stepwell.agent.budget import meter
-from stepwell.agent.report import ContextReport, Rebuilt, report
-from stepwell.engines.chat import ChatEngine
+from stepwell.agent.rebuilding import Asking
+from stepwell.agent.report import ContextReport, report
+from stepwell.engines.base import Asks
 from stepwell.errors import ConfigError, InputError, NotFound
-from stepwell.events import LongTermUpdated, Recorded
+from stepwell.events import LongTermUpdated, Recorded, StepStarted
 from stepwell.log import Log
-from stepwell.messages import ToolSpecs, clean
+from stepwell.messages import clean
 from stepwell.runs.driver import Assemble
 from stepwell.runs.service import RunService
 from stepwell.specs import RunSpec
@@ -45,37 +46,43 @@ class Pin(msgspec.Struct, frozen=True):
     text: str
 
 
-async def context(service: RunService, owner: str, thread: str, *, run: int = 0, step: int = 0) -> ContextReport:
+async def context(
+    service: RunService, owner: str, thread: str, *, run: int = 0, step: int = 0, agent: str = ""
+) -> ContextReport:
     """Return what the request of a step held; see `agent.report.report`.
 
     Raises:
-        NotFound: There is no such thread, run or step.
-        InputError: The run's tools or model are not there any more, so its requests cannot be rebuilt.
+        NotFound: There is no such thread, run, agent or step.
+        InputError: The run's tools or model are not there any more, so its requests cannot be rebuilt; or a program
+            outside carried it out.
     """
     await service.info(owner, thread)
     events = await service.store.read(thread)
-    return await asyncio.to_thread(context_of, events, service.engine, run=run, step=step)
+    return await asyncio.to_thread(context_of, events, service.engine, run=run, step=step, agent=agent)
 
 
-def context_of(events: Sequence[Recorded], assemble: Assemble, *, run: int = 0, step: int = 0) -> ContextReport:
+def context_of(
+    events: Sequence[Recorded], assemble: Assemble, *, run: int = 0, step: int = 0, agent: str = ""
+) -> ContextReport:
     """Return what the request of a step of this log held; see `context`.
 
     Args:
         events: The whole log of a thread.
-        assemble: Builds the engine of a run.
+        assemble: Builds the engine of a run or task.
         run: Number of the run; 0 for the newest.
-        step: Number of the step in the run; 0 for the newest.
+        step: Number of the agent's step in the run; 0 for the newest.
+        agent: Path of an agent inside the run, such as `1.2`; empty for the run's own.
     """
 
-    def rebuild(spec: RunSpec, log: Log) -> Rebuilt:
-        engine = assemble(spec)
-        assert isinstance(engine, ChatEngine)
-        agent = engine.make_agent(log)  # its requests are read, none is made
-        own = {each.name for each in agent.tools}
-        return Rebuilt(agent, ToolSpecs(each.spec for each in engine.toolbox.tools if each.spec.name not in own))
+    def rebuild(spec: RunSpec, log: Log, started: StepStarted) -> Asking:
+        engine = None if spec.outside else assemble(spec)
+        if not isinstance(engine, Asks):
+            by = spec.outside or spec.engine
+            raise InputError(f"The requests of this run were made elsewhere, by `{by}`, and cannot be shown.", "run")
+        return engine.asking(log, started)
 
     try:
-        return report(events, rebuild, run=run, step=step)
+        return report(events, rebuild, run=run, step=step, agent=agent)
     except ConfigError as error:
         raise InputError(f"The requests of this run cannot be rebuilt: {error}.", "run") from error
 

@@ -18,19 +18,16 @@ from stepwell.events import (
     Asked,
     EndReason,
     Forked,
-    MessageEnded,
     MessageStarted,
     PauseRequested,
     Recorded,
     RunClaimed,
     RunEnded,
     Steered,
-    StepEnded,
     StepStarted,
     Stored,
     SummaryEnded,
     SummaryStarted,
-    TaskEnded,
     ToolEnded,
     ToolStarted,
     Transient,
@@ -38,7 +35,7 @@ from stepwell.events import (
 )
 from stepwell.log import NO_BLOBS, Log, NestedLog, Workers, worker_of
 from stepwell.messages import Message
-from stepwell.running import OpenCall
+from stepwell.runs.replay_ahead import Ahead
 from stepwell.runs.replay_compare import (
     RAN,
     TAKERS,
@@ -65,7 +62,7 @@ LOOKED_AHEAD = 100
 """Events among which is looked for what an engine did after a command."""
 
 
-class ReplayLog:
+class ReplayLog(Ahead):
     """A stored log as engines see it: what they record is compared with what stands there.
 
     Implements `state.Log`. Where the log says that the run was interrupted, taken over or not carried on, the work
@@ -81,9 +78,9 @@ class ReplayLog:
     def __init__(
         self, events: Sequence[Recorded], thread: str = "", notice: Times = AT_ONCE, patience: int = 0
     ) -> None:
+        super().__init__(events)
         self.patience = patience
         self.path = ""
-        self.state = State()
         self.difference: Difference | None = None
         self.proved = 0
         self.cut = False
@@ -92,7 +89,7 @@ class ReplayLog:
         """What else may have been, with the numbers of the events."""
         self.asker = ""
         """Path of the agent that asked a model last."""
-        self._events, self._at, self._notice = events, 0, notice
+        self._notice = notice
         forks = [each.event for each in events if isinstance(each.event, Forked)]
         self._edited = {seq for fork in forks for seq in (fork.edited, *fork.earlier)}
         self._threads = [thread, *(fork.origin or fork.parent for fork in reversed(forks))]
@@ -105,6 +102,8 @@ class ReplayLog:
         self._outside = 0
         self._awaited: set[str] = set()
         """Calls whose results somebody waits for."""
+        self._interrupted: list[str] = []
+        """Paths of agents whose work is cut off as soon as what had ended by then is recorded."""
         self._take_inputs()
 
     @property
@@ -136,25 +135,6 @@ class ReplayLog:
         if self._notice.get(self._outside) == "unseen":
             await self.let_others(path)
 
-    def next(self) -> Recorded | None:
-        """Return the stored event that comes next."""
-        return self._events[self._at] if self._at < len(self._events) else None
-
-    def ahead(self, path: str) -> Recorded | None:
-        """Return the stored event in which an agent begins a step or ends otherwise; None where it was cut off."""
-        for recorded in islice(self._events, self._at, None):
-            if isinstance(recorded.event, TAKERS):
-                return None
-            aside = isinstance(recorded.event, StepEnded | Warned) or is_input(recorded.event)
-            if (recorded.path == path and not aside) or isinstance(recorded.event, RunEnded):
-                return recorded
-        return None
-
-    def cause_ahead(self) -> str:
-        """Return why the next task or run ends that has a cause; empty for none."""
-        ends = (each.event for each in islice(self._events, self._at, None))
-        return next((end.cause for end in ends if isinstance(end, RunEnded | TaskEnded) and end.cause), "")
-
     def take(self) -> None:
         """Apply the next event, and what others did right after it."""
         forked = isinstance(self._events[self._at].event, Forked)
@@ -179,10 +159,7 @@ class ReplayLog:
             case MessageStarted():
                 self.asker = recorded.path
             case Steered(interrupt=True):
-                stop = worker_of(self.workers, recorded.path)
-                self.cut, self._stopped = stop is None, stop is not None
-                if stop is not None:
-                    stop()
+                self._interrupted.append(recorded.path)
             case RunClaimed():
                 self._awaited.clear()
             case Forked():
@@ -195,6 +172,14 @@ class ReplayLog:
         while (recorded := self.next()) is not None and is_input(recorded.event) and (early or not self._is_early()):
             self._apply()
             self._outside = recorded.seq
+        self._cut_off()
+
+    def _cut_off(self) -> None:
+        while self._interrupted and not self.lands(self._interrupted[0]):
+            stop = worker_of(self.workers, self._interrupted.pop(0))
+            self.cut, self._stopped = stop is None, stop is not None
+            if stop is not None:
+                stop()
 
     def _is_early(self) -> bool:
         """Tell whether what comes next is not met yet, for it came while a call was running, or being made."""
@@ -210,18 +195,13 @@ class ReplayLog:
             return True
         match next((event for event in following if not is_input(event)), None):
             case ToolEnded(call=call, status=status) if status in RAN and call not in self._awaited:
-                opened = self._open_call(call)
+                opened = self.open_call(call)
             case Asked(kind="outcome", call=call) if call not in self._awaited:
-                opened = self._open_call(call)
+                opened = self.open_call(call)
             case _:
                 return False
         question = opened.asked if opened is not None else None
         return opened is not None and opened.started > 0 and (question is None or question.event.kind == "approval")
-
-    def _open_call(self, call: str) -> OpenCall | None:
-        path = self._path_of(call)
-        run = self.state.at(path).run if path is not None else None
-        return run.calls[call] if run is not None else None
 
     def interruption(self) -> RunEnded | None:
         """Return the end of the run if it comes next and was not the engine's decision."""
@@ -374,10 +354,6 @@ class ReplayLog:
         self.doubts.append((recorded.seq, "refused"))
         return self._notice.get(recorded.seq) == "refused"
 
-    def applied(self, after: int = 0, limit: int | None = None) -> list[Recorded]:
-        """Return stored events that were applied by now."""
-        return [*self._events[after : self._at]][:limit]
-
     async def blob(self, prefix: str) -> bytes | None:
         """Return None: no tool runs that could ask."""
         return None
@@ -386,18 +362,13 @@ class ReplayLog:
         """Return an empty message: what had been published is in the log, and is what counts."""
         return Message("assistant")
 
-    def failure_end(self) -> MessageEnded | None:
-        """Return the end of the message whose last failure comes next; None where the model tried again."""
-        following = self._events[self._at + 1].event if self._at + 1 < len(self._events) else None
-        return following if isinstance(following, MessageEnded) and following.stop == "error" else None
-
     async def result(self, call: str, tool: str) -> ToolEnded:
         """Wait until the log has the result of a call, after those that came before it, and return it.
 
         Raises:
             ToolError: A person was asked instead.
         """
-        path = self._path_of(call) or ""
+        path = self.path_of(call) or ""
         self._awaited.add(call)
         at = self._at
         self._take_inputs()
@@ -405,8 +376,8 @@ class ReplayLog:
             self._tell()
         while True:
             await self.turn(path)
-            match self._landing(call):
-                case Recorded(event=ToolEnded() as ended) if self._path_of(ended.call) == path:
+            match self.landing(call):
+                case Recorded(event=ToolEnded() as ended) if self.path_of(ended.call) == path:
                     if ended.call == call:
                         return ended
                     if not await self._others_move():
@@ -419,22 +390,6 @@ class ReplayLog:
                     continue  # another call of the same reply was decided meanwhile
                 case _:
                     await self.stop("tool", tool)
-
-    def _landing(self, call: str) -> Recorded | None:
-        """Return the stored event that comes next, behind questions of a call that are taken back with its result."""
-        for recorded in islice(self._events, self._at, None):
-            taken = self.state.questions.get(recorded.event.question) if isinstance(recorded.event, Answered) else None
-            if taken is None or taken.event.call != call:
-                return recorded
-        return None
-
-    def _path_of(self, call: str) -> str | None:
-        """Return the agent that waits for the result of a call."""
-        for agent in (self.state, *self.state.agents.values()):
-            opened = agent.run.calls.get(call) if agent.run else None
-            if opened is not None and opened.ended is None:
-                return agent.path
-        return None
 
     async def stop(self, kind: Kind, name: str) -> NoReturn:
         """Cut the work off that waits for a model or tool: the log ends, or the process did, or it differs."""

@@ -150,8 +150,8 @@ class ReplayAccount(Account):
         """Return what the next call reserved, 0 where it was refused; None where none was counted."""
         next = self._log.ahead(self._path)
         match next.event if next is not None else None:
-            case StepStarted(reserved=reserved):
-                return reserved or None
+            case StepStarted(reserved=reserved, max_tokens=longest):
+                return None if not reserved and longest is None else reserved
             case None:
                 return 0 if self._log.is_refused() else None
             case _:

@@ -102,11 +102,13 @@ async def pin_fact(service: RunService, owner: str, thread: str, text: str) -> N
     await pin(service, owner, thread, text)
 
 
-async def context_report(service: RunService, owner: str, thread: str, run: int, step: int) -> ContextReport:
+async def context_report(
+    service: RunService, owner: str, thread: str, run: int, step: int, agent: str
+) -> ContextReport:
     """Return what a request held; see `runs.contexts.context`."""
     from stepwell.runs.contexts import context
 
-    return await context(service, owner, thread, run=run, step=step)
+    return await context(service, owner, thread, run=run, step=step, agent=agent)
 
 
 class LibraryParts:

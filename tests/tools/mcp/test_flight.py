@@ -73,6 +73,25 @@ def test_time_stands_still_while_a_person_is_asked_and_goes_on_after(tmp_path: P
     asyncio.run(main())
 
 
+def test_the_time_of_a_call_begins_when_it_is_its_turn(tmp_path: Path) -> None:
+    asked = asyncio.Event()
+
+    async def slowly(inquiry: Inquiry) -> Answered | None:
+        asked.set()
+        await asyncio.sleep(0.8)
+        return Answered(1, "answer", value={"size": 1})
+
+    async def main() -> None:
+        async with kept("asks", tmp_path, timeout=0.5) as server:
+            await server.call("ask", {"text": "?"}, ask=answering("deny"))  # from now on it is known to ask
+            first = asyncio.create_task(server.call("ask", {"text": "?"}, ask=slowly))
+            await asked.wait()
+            assert (await server.call("say", {"text": "on"})).content == "on"
+            assert (await first).status == "ok"
+
+    asyncio.run(main())
+
+
 def test_a_call_that_is_cancelled_takes_its_question_back(tmp_path: Path) -> None:
     asked, left = asyncio.Event(), asyncio.Event()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from importlib.metadata import version
 from typing import Any, TypeVar, assert_never
 
@@ -141,16 +141,14 @@ class Connection:
             TimeoutError: It did not answer in time.
             ToolError: It refused, in its own words.
         """
-        flight = Flight(self._spec, context, self._spec.timeout)
-        try:
-            async with flight.scope:
-                if not self._flights.asks:
+        async with self._flights.turn if self._flights.asks else nullcontext():
+            flight = Flight(self._spec, context, self._spec.timeout)
+            try:
+                async with flight.scope:
                     return await self._fly(flight, does, tool, arguments)
-                async with self._flights.turn:
-                    return await self._fly(flight, does, tool, arguments)
-        except TimeoutError:
-            self._ran_out()
-            raise
+            except TimeoutError:
+                self._ran_out()
+                raise
 
     async def _fly(self, flight: Flight, does: Does, tool: str, arguments: dict[str, Any]) -> ToolResult:
         self._flights.flying.append(flight)

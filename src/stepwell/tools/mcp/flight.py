@@ -1,7 +1,8 @@
 """A call that is under way: its time, which stands still while a person is asked, and the questions of its server.
 
 Over HTTP and pipes of the older protocol a server's question does not say which call it is about. So calls of a server
-that asks are made one after the other; where several are under way when it asks first, the question is turned down.
+that asks are made one after the other; where calls of several threads are under way when it asks first, the question is
+turned down.
 """
 
 from __future__ import annotations

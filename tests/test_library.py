@@ -35,7 +35,7 @@ from stepwell.events import (
 from stepwell.messages import Image, Usage
 from stepwell.models.base import Failure, ModelProfile, ModelRequest
 from stepwell.models.scripted import Answer, Gate, ScriptedModel, Step, call, reply
-from stepwell.running import RunState
+from stepwell.state.run import RunState
 from tests.support.audit import audit
 from tests.support.runs import bounded, events_of
 

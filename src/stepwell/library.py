@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from stepwell.runs.people import QuestionInfo
     from stepwell.runs.requests import RunRef
     from stepwell.specs import EngineName, Prices, Rule, TaskOptions
-    from stepwell.state import Queued
+    from stepwell.state.thread import Queued
     from stepwell.tools.base import Tool
 
 OWNER = "local"

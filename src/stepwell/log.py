@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
-from stepwell.agent_state import AgentState
 from stepwell.events import Recorded, Stored, Transient
 from stepwell.messages import Message
-from stepwell.state import State, parent_of
+from stepwell.state.agent import AgentState
+from stepwell.state.thread import State, parent_of
 
 NO_BLOBS: Mapping[str, bytes] = MappingProxyType({})
 

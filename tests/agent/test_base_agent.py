@@ -36,7 +36,7 @@ from stepwell.models.base import Failure, ModelProfile, Settings
 from stepwell.models.dialects.react import React
 from stepwell.models.offline import OfflineModel
 from stepwell.models.scripted import ScriptedModel, Step, call, reply
-from stepwell.state import State
+from stepwell.state.thread import State
 from tests.support.audit import audit
 from tests.support.runs import bounded, events_of
 

@@ -20,7 +20,7 @@ from stepwell.messages import Image, Message, ToolCall, ToolSpec, ToolSpecs
 from stepwell.models.base import ModelRequest
 from stepwell.models.dialects.react import React
 from stepwell.specs import ContextSpec
-from stepwell.state import State
+from stepwell.state.thread import State
 from tests.support.talks import Talk
 
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example)

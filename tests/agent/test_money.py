@@ -33,7 +33,7 @@ from stepwell.models.scripted import Answer, Gate, ScriptedModel, call, reply
 from stepwell.plans import Task
 from stepwell.runs.service import RunService
 from stepwell.specs import NANO, ContextSpec, Limits, Prices, RunSpec
-from stepwell.state import State
+from stepwell.state.thread import State
 from stepwell.store.base import NO_SPENDING, KeyUse, Spending, Store, ThreadInfo
 from stepwell.store.memory import MemoryStore
 from stepwell.tools.base import Toolbox

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from stepwell.agent.past import digest_of, superseded
 from stepwell.contexts import WRAPPED
 from stepwell.events import ContextCompacted
-from stepwell.history import History
 from stepwell.messages import Message, ToolCall
+from stepwell.state.history import History
 from stepwell.tokens import Counter
 
 TITLE = "Your past thoughts & actions:"

@@ -37,7 +37,7 @@ from stepwell.models.scripted import Answer, Gate, ScriptedModel, call, reply
 from stepwell.runs.replay import Difference, replay
 from stepwell.runs.service import RunRef
 from stepwell.specs import ContextSpec, Limits, Prices, RunSpec, SummaryKind
-from stepwell.state import State
+from stepwell.state.thread import State
 from stepwell.store.memory import MemoryStore
 from stepwell.store.sqlite import SqliteStore
 from stepwell.tools.base import Toolbox

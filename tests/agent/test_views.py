@@ -27,7 +27,7 @@ from stepwell.events import (
 from stepwell.messages import Message, ToolCall
 from stepwell.models.scripted import ScriptedModel, Step, call, reply
 from stepwell.specs import RunSpec
-from stepwell.state import State
+from stepwell.state.thread import State
 from tests.support.runs import bounded
 
 NOON = 1_700_049_600_000

@@ -26,7 +26,7 @@ from stepwell.models.base import ModelRequest
 from stepwell.models.scripted import Answer, Gate, call, reply
 from stepwell.runs.log import ThreadLog
 from stepwell.specs import Limits, Rule, RunSpec
-from stepwell.state import State
+from stepwell.state.thread import State
 from stepwell.store.sqlite import SqliteStore
 from stepwell.tools.mark import tool
 from tests.support.people import Desk, desk

@@ -33,7 +33,7 @@ from stepwell.messages import Message, StopReason, ToolCall, Usage
 from stepwell.models.base import Delta, Failure, FailureKind, ModelProfile, ModelRequest
 from stepwell.models.scripted import Answer, Gate, ScriptedModel, Step, call, reply
 from stepwell.specs import Limits, Prices, RunSpec
-from stepwell.state import State
+from stepwell.state.thread import State
 from stepwell.tools.base import Toolbox, ToolContext
 from stepwell.tools.mark import tool
 from tests.support.audit import audit

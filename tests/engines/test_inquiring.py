@@ -34,7 +34,7 @@ from stepwell.runs.people import answer, questions, steer
 from stepwell.runs.replay import replay
 from stepwell.runs.requests import RunRef
 from stepwell.specs import RunSpec
-from stepwell.state import State
+from stepwell.state.thread import State
 from stepwell.store.base import ThreadInfo
 from stepwell.store.memory import MemoryStore
 from stepwell.tools.base import Toolbox, ToolContext

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.agent_state import AgentState
 from stepwell.errors import Busy
 from stepwell.events import MessageEnded, MessageStarted, RunEnded, StepStarted, Stored, TextDelta
 from stepwell.integrations.outside import OutsideEngine, OutsideRun
 from stepwell.messages import Message
-from stepwell.running import RunState
 from stepwell.runs.service import RunService
 from stepwell.specs import RunSpec
+from stepwell.state.agent import AgentState
+from stepwell.state.run import RunState
 from stepwell.store.base import Store
 from stepwell.store.memory import MemoryStore
 from stepwell.store.sqlite import SqliteStore

@@ -8,7 +8,7 @@ import pytest
 
 from stepwell.runs import alarm
 from stepwell.runs.alarm import Alarm
-from stepwell.state import NEVER
+from stepwell.state.thread import NEVER
 from tests.support.runs import bounded
 
 

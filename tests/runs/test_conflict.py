@@ -35,7 +35,7 @@ from stepwell.runs.channel import Cursor
 from stepwell.runs.log import ThreadLog
 from stepwell.runs.service import Once, RunRef
 from stepwell.specs import RunSpec
-from stepwell.state import State
+from stepwell.state.thread import State
 from stepwell.store.base import Store
 from stepwell.store.sqlite import SqliteStore
 from stepwell.tools.base import Tool

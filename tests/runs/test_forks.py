@@ -34,7 +34,7 @@ from stepwell.runs.forks import Edit, Line, diff, fork, regenerate
 from stepwell.runs.people import answer, pause, pending, questions
 from stepwell.runs.service import RunRef, RunService
 from stepwell.specs import Limits, Prices, Rule, RunSpec
-from stepwell.state import State
+from stepwell.state.thread import State
 from stepwell.store.base import ThreadInfo
 from stepwell.tools.mark import tool
 from tests.support.runs import OWNER, Rig, answer_of, bounded, end_of, events_of, is_, open_store, rig, until

@@ -53,7 +53,7 @@ from stepwell.plans import Task
 from stepwell.runs.channel import Cursor
 from stepwell.runs.log import ThreadLog
 from stepwell.specs import RunSpec
-from stepwell.state import State
+from stepwell.state.thread import State
 from stepwell.store.base import KeyUse, Spending, Store, ThreadInfo
 from stepwell.store.memory import MemoryStore
 from tests.support.audit import audit

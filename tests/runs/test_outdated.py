@@ -10,7 +10,7 @@ from stepwell.messages import Message
 from stepwell.models.scripted import Gate, Step, reply
 from stepwell.runs.log import ThreadLog
 from stepwell.specs import RunSpec
-from stepwell.state import State
+from stepwell.state.thread import State
 from stepwell.store.base import Store, ThreadInfo
 from stepwell.store.memory import MemoryStore
 from tests.support.runs import OWNER, WAIT, HeldStore, answer_of, bounded, events_of, rig

@@ -36,7 +36,7 @@ from stepwell.models.scripted import Answer, Gate, call, reply
 from stepwell.runs.people import answer, go_on, pause, pending, questions, steer
 from stepwell.runs.service import RunRef, RunService
 from stepwell.specs import Limits, Rule, RunSpec
-from stepwell.state import State
+from stepwell.state.thread import State
 from stepwell.store.base import Store, ThreadInfo
 from stepwell.store.memory import MemoryStore
 from stepwell.store.sqlite import SqliteStore

@@ -15,7 +15,7 @@ from stepwell.models.scripted import Gate, reply
 from stepwell.runs.queue import edit_queued, move_queued, queue, remove_queued, set_policy
 from stepwell.runs.service import Once, RunRef
 from stepwell.specs import RunSpec
-from stepwell.state import NEVER
+from stepwell.state.thread import NEVER
 from tests.support.audit import audit
 from tests.support.runs import OWNER, WAIT, Rig, answer_of, bounded, end_of, events_of, open_store, rig, said, until
 

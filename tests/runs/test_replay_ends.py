@@ -22,7 +22,7 @@ from stepwell.messages import Message
 from stepwell.plans import TaskConclusion
 from stepwell.runs.replay_ends import interruption
 from stepwell.specs import Limits, RunSpec
-from stepwell.state import State
+from stepwell.state.thread import State
 
 SECONDS = 20.0
 WHY = words("seconds", "en", limit=SECONDS)

@@ -17,7 +17,7 @@ from stepwell.runs.channel import Cursor
 from stepwell.runs.people import answer, questions
 from stepwell.runs.replay import replay
 from stepwell.specs import Rule, RunSpec
-from stepwell.state import State
+from stepwell.state.thread import State
 from stepwell.store.memory import MemoryStore
 from stepwell.tools.base import Toolbox
 from tests.support.audit import audit

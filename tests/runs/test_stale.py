@@ -28,7 +28,7 @@ from stepwell.runs.log import ThreadLog
 from stepwell.runs.people import answer
 from stepwell.runs.service import RunRef
 from stepwell.specs import Rule, RunSpec
-from stepwell.state import State
+from stepwell.state.thread import State
 from stepwell.store.sqlite import SqliteStore
 from stepwell.tools.base import ToolContext
 from stepwell.tools.mark import tool

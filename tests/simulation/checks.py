@@ -25,7 +25,7 @@ from stepwell.events import (
     ToolStarted,
 )
 from stepwell.runs.replay import Parts, replay
-from stepwell.state import NEVER, State, parent_of
+from stepwell.state.thread import NEVER, State, parent_of
 from tests.simulation.actors import People, Said
 from tests.simulation.model import CLIENT_TOOLS, TOLD
 from tests.simulation.world import Effect, World

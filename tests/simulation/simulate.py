@@ -45,7 +45,7 @@ from stepwell.runs.log import ThreadLog
 from stepwell.runs.replay_compare import is_input
 from stepwell.runs.replay_parts import ReplayModel, ReplayToolbox
 from stepwell.specs import RunSpec
-from stepwell.state import NEVER
+from stepwell.state.thread import NEVER
 from stepwell.tools.base import Toolbox
 from stepwell.tools.client import ClientTool
 from tests.simulation.actors import OWNER, REFUSED, Fate, People, decision_of

@@ -31,7 +31,7 @@ from stepwell.events import (
 )
 from stepwell.messages import Message
 from stepwell.specs import Limits, RunSpec
-from stepwell.state import NEVER
+from stepwell.state.thread import NEVER
 from stepwell.store.base import BLOB_LIMIT, ApiKey, KeyUse, Spending, Store, ThreadInfo
 from stepwell.store.memory import MemoryStore
 from stepwell.store.sqlite import SqliteStore

@@ -12,7 +12,7 @@ from stepwell.errors import StoreError
 from stepwell.events import Answered, Asked, MessageAdded, Recorded, RunStarted, encode
 from stepwell.messages import Message
 from stepwell.specs import RunSpec
-from stepwell.state import NEVER
+from stepwell.state.thread import NEVER
 from stepwell.store.base import ApiKey, Spending, ThreadInfo
 from stepwell.store.sqlite import SqliteStore
 

@@ -44,7 +44,7 @@ from stepwell.events import (
 )
 from stepwell.messages import Message
 from stepwell.specs import NANO
-from stepwell.state import State, parent_of
+from stepwell.state.thread import State, parent_of
 
 OUTSIDE = (
     RunStarted,

@@ -12,11 +12,11 @@ from stepwell.messages import Message
 from stepwell.models.base import Model
 from stepwell.models.scripted import Brain, Step
 from stepwell.questions import Decision
-from stepwell.running import Question
 from stepwell.runs.driver import drive
 from stepwell.runs.log import ThreadLog
 from stepwell.specs import RunSpec
-from stepwell.state import State
+from stepwell.state.run import Question
+from stepwell.state.thread import State
 from stepwell.store.base import ThreadInfo
 from stepwell.store.memory import MemoryStore
 from stepwell.tools.base import Tool

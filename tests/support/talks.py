@@ -26,13 +26,13 @@ from stepwell.events import (
     ToolStarted,
     ToolStatus,
 )
-from stepwell.history import History
 from stepwell.messages import Image, Message, ToolCall, ToolSpec, ToolSpecs, Usage
 from stepwell.models.base import ModelProfile, ModelRequest
 from stepwell.models.dialects.base import Dialect
 from stepwell.models.openai import OpenAIModel
 from stepwell.specs import ContextSpec, RunSpec
-from stepwell.state import State
+from stepwell.state.history import History
+from stepwell.state.thread import State
 from stepwell.tokens import Counter
 from tests.support.audit import check_history
 

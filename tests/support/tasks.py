@@ -22,7 +22,7 @@ from stepwell.plans import Task
 from stepwell.runs.driver import drive
 from stepwell.runs.log import ThreadLog
 from stepwell.specs import EngineName, RunSpec, TaskOptions
-from stepwell.state import State
+from stepwell.state.thread import State
 from stepwell.store.base import ThreadInfo
 from stepwell.store.memory import MemoryStore
 from stepwell.tools.base import Toolbox

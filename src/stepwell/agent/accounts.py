@@ -19,8 +19,8 @@ from stepwell.events import MessageEnded, Stored
 from stepwell.log import Log
 from stepwell.messages import Usage
 from stepwell.models.base import Delta, Failure, Model, ModelProfile, ModelRequest
-from stepwell.running import RunState
 from stepwell.specs import NANO, Limits, Prices, RunSpec
+from stepwell.state.run import RunState
 from stepwell.store.base import Spending
 
 LEAST_REPLY = 256

@@ -26,13 +26,13 @@ from stepwell.events import (
     Warned,
     WindowLearned,
 )
-from stepwell.history import History
 from stepwell.log import Log
 from stepwell.messages import Message, ToolSpec, ToolSpecs, Transcript, clean
 from stepwell.models.base import Model, ModelRequest, Settings
 from stepwell.models.dialects.base import Dialect
-from stepwell.running import RunState
 from stepwell.specs import ContextSpec, RunSpec
+from stepwell.state.history import History
+from stepwell.state.run import RunState
 
 LEAST_WINDOW = 512
 """Tokens below which no window is believed."""

@@ -40,8 +40,8 @@ from stepwell.messages import NO_TOOLS, Message, ToolCall, ToolSpec, ToolSpecs, 
 from stepwell.models.base import Model, Settings
 from stepwell.models.dialects.base import Dialect
 from stepwell.rendering import call_text, fill, long_term, working
-from stepwell.running import OpenCall, RunState
 from stepwell.specs import RunSpec
+from stepwell.state.run import OpenCall, RunState
 from stepwell.tokens import Counter
 from stepwell.tools.bounds import shorten
 

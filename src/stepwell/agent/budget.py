@@ -15,11 +15,11 @@ import msgspec
 from stepwell.agent.ladder import MARKER, RUNGS, SLACK, Ladder
 from stepwell.agent.refusals import named_window
 from stepwell.events import ContextCompacted
-from stepwell.history import History, Mark
 from stepwell.messages import Message, ToolSpecs, Transcript
 from stepwell.models.base import ModelRequest
 from stepwell.models.dialects.base import Dialect
 from stepwell.specs import ContextSpec
+from stepwell.state.history import History, Mark
 from stepwell.tokens import Allowance, Counter, trusted
 
 TARGET = 0.7

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from stepwell.agent.past import digest_of, superseded
 from stepwell.events import ContextCompacted, Cut
-from stepwell.history import History, cut_message
 from stepwell.messages import Message
 from stepwell.specs import ContextSpec
+from stepwell.state.history import History, cut_message
 from stepwell.tokens import Counter, trusted
 
 SLACK = 8

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from stepwell.events import Recorded, RunStarted, Stored, Transient
 from stepwell.log import NO_BLOBS, Log, NestedLog, Workers
 from stepwell.messages import Message
-from stepwell.state import State
+from stepwell.state.thread import State
 
 
 class MemoryLog:
-    """A thread's log that lives as long as the object; implements `state.Log`.
+    """A thread's log that lives as long as the object; implements `log.Log`.
 
     Attributes:
         events: All that was recorded.

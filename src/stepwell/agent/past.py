@@ -12,9 +12,9 @@ import msgspec
 
 from stepwell.contexts import WRAPPED, cut_text, handle_of_event
 from stepwell.events import Cut, SummaryEnded
-from stepwell.history import Entry, History
 from stepwell.messages import Message, ToolCall
 from stepwell.rendering import LEAST_DIGEST, LINE, PastEntry, digest, file_path
+from stepwell.state.history import Entry, History
 from stepwell.tokens import Counter
 
 LEAST_VERSION = 240

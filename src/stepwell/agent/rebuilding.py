@@ -11,7 +11,6 @@ from typing import NamedTuple
 from stepwell.agent.asking import Asker, paid
 from stepwell.agent.memory import MemoryLog
 from stepwell.agent.replies import REPLIES, ReplySchema, with_reply
-from stepwell.agent_state import AgentState
 from stepwell.errors import NotFound
 from stepwell.events import (
     ContextCompacted,
@@ -26,8 +25,9 @@ from stepwell.events import (
 from stepwell.log import Log
 from stepwell.messages import NO_TOOLS, ToolSpecs
 from stepwell.models.base import ModelRequest, Settings
-from stepwell.running import RunState
 from stepwell.specs import RunSpec
+from stepwell.state.agent import AgentState
+from stepwell.state.run import RunState
 
 MOST_NAMED = 20
 """Agents that are named to who asks for one that is not there."""

@@ -16,10 +16,10 @@ from stepwell.agent.budget import IMAGE_LINE, MARKER, Budget, Meter
 from stepwell.agent.rebuilding import Asking, Before, Rebuild, locate, rebuilt, usage
 from stepwell.contexts import handle_of_blob, handle_of_event
 from stepwell.events import Recorded, StepStarted
-from stepwell.history import History
 from stepwell.messages import Message
 from stepwell.rendering import long_term
 from stepwell.specs import ContextSpec, SummaryKind
+from stepwell.state.history import History
 from stepwell.tokens import Allowance
 
 PartName = Literal[

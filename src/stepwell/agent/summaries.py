@@ -20,7 +20,6 @@ from stepwell.agent.accounts import Charge, Metered, Purse, terms_of, terms_of_p
 from stepwell.agent.budget import Budget
 from stepwell.agent.past import entries_of
 from stepwell.agent.replies import ReplySchema, Value, split, validate
-from stepwell.agent_state import AgentState
 from stepwell.contexts import LongTermContext, cut_text
 from stepwell.errors import ConfigError, LimitReached, StoreError
 from stepwell.events import SummaryEnded, SummaryStarted
@@ -29,6 +28,7 @@ from stepwell.messages import Message, Transcript, Usage, clean
 from stepwell.models.base import Model, ModelProfile, ModelRequest, Settings
 from stepwell.rendering import LEAST_DIGEST, LINE, PastEntry, conclusion_text, digest, entry_text, long_term
 from stepwell.specs import SummaryKind
+from stepwell.state.agent import AgentState
 from stepwell.tokens import Allowance, Counter
 
 LEAST_ENTRIES = 6

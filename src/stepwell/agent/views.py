@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
-from stepwell.agent_state import AgentState
 from stepwell.contexts import WorkingContext
 from stepwell.events import MessageEnded, Recorded, StepStarted, ToolEnded, ToolStatus, WorkingUpdated
 from stepwell.log import Log
 from stepwell.messages import Message, ToolCall
+from stepwell.state.agent import AgentState
 
 PAGE = 500
 """Events read from the log at a time."""

@@ -16,8 +16,8 @@ from stepwell.events import Answered, Asked, Stored, ToolEnded, ToolStarted, Too
 from stepwell.log import Log
 from stepwell.messages import ToolCall, clean
 from stepwell.questions import call_hash
-from stepwell.running import OpenCall, Question, RunState
 from stepwell.specs import Rule
+from stepwell.state.run import OpenCall, Question, RunState
 from stepwell.tools.arguments import preview
 from stepwell.tools.base import Prepared, Tool, Toolbox
 from stepwell.tools.policy import Asking, Decision, arguments_of, asking_of, decide, has_probe, place_of, version_of

@@ -30,8 +30,8 @@ from stepwell.events import (
 )
 from stepwell.log import Log
 from stepwell.messages import Message
-from stepwell.running import OpenCall, RunState
-from stepwell.state import parent_of
+from stepwell.state.run import OpenCall, RunState
+from stepwell.state.thread import parent_of
 from stepwell.tools.bounds import shortened
 
 LONGEST_STATED = 4000

@@ -21,7 +21,7 @@ from stepwell.events import Answered, Stored, ToolEnded, ToolProgress, ToolStart
 from stepwell.log import NO_BLOBS, Log
 from stepwell.messages import ToolCall, clean
 from stepwell.questions import Inquiry
-from stepwell.running import OpenCall, RunState
+from stepwell.state.run import OpenCall, RunState
 from stepwell.tools.base import Complete, Prepared, Toolbox, ToolContext, ToolResult
 from stepwell.tools.policy import is_threaded, is_untrusted
 from stepwell.tools.results import bound

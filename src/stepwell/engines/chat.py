@@ -25,7 +25,7 @@ from stepwell.events import EndReason, StepStarted
 from stepwell.log import Log
 from stepwell.messages import Message
 from stepwell.models.base import Settings
-from stepwell.running import RunState
+from stepwell.state.run import RunState
 from stepwell.tools.base import Complete, Toolbox
 
 MALFORMED_LIMIT = 3

@@ -22,7 +22,7 @@ from stepwell.log import Log
 from stepwell.messages import Message, ToolCall, ToolSpec, ToolSpecs, clean
 from stepwell.plans import Plan
 from stepwell.rendering import call_text
-from stepwell.running import OpenCall, RunState
+from stepwell.state.run import OpenCall, RunState
 from stepwell.tools.arguments import BadArguments, read_object
 
 WORK, CHAT = "plan", "chat"

@@ -35,7 +35,7 @@ from stepwell.events import (
 )
 from stepwell.log import Log
 from stepwell.messages import Message, clean
-from stepwell.running import OpenCall, RunState
+from stepwell.state.run import OpenCall, RunState
 
 LOOKED_BACK = 100
 """Events before a repair that was cut off among which the reply is looked for that it was to repair."""

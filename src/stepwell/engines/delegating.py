@@ -20,9 +20,9 @@ from stepwell.events import TaskEnded, TaskStarted, ToolEnded, ToolStatus
 from stepwell.log import Log
 from stepwell.messages import clean
 from stepwell.plans import Task
-from stepwell.running import OpenCall, RunState
 from stepwell.specs import RunSpec
-from stepwell.state import parent_of
+from stepwell.state.run import OpenCall, RunState
+from stepwell.state.thread import parent_of
 from stepwell.tools.base import Toolbox
 from stepwell.tools.policy import arguments_of
 from stepwell.tools.results import ToolResult

@@ -8,7 +8,7 @@ from __future__ import annotations
 from stepwell.events import Answered, Asked
 from stepwell.log import Log
 from stepwell.questions import Inquiry
-from stepwell.running import Question
+from stepwell.state.run import Question
 
 
 async def inquire(log: Log, call: str, inquiry: Inquiry) -> Answered | None:

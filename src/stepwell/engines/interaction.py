@@ -65,8 +65,8 @@ from stepwell.log import Log
 from stepwell.messages import Message, ToolSpecs, clean
 from stepwell.models.base import Settings
 from stepwell.plans import Task
-from stepwell.running import OpenCall, RunState
 from stepwell.specs import Limits
+from stepwell.state.run import OpenCall, RunState
 
 
 class InteractionEngine:

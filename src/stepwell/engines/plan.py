@@ -49,8 +49,8 @@ from stepwell.events import (
 from stepwell.log import Log
 from stepwell.messages import Message, ToolCall
 from stepwell.plans import ROOT, Node, Plan, Task
-from stepwell.running import RunState
 from stepwell.specs import RunSpec, TaskOptions
+from stepwell.state.run import RunState
 
 ATTEMPTS = 2
 """Replies that make no plan that can be used; then the whole is one task."""

@@ -36,9 +36,9 @@ from stepwell.events import MessageAdded, StepEnded, StepStarted, Stored, TaskSu
 from stepwell.log import Log
 from stepwell.messages import Message, ToolSpec, ToolSpecs
 from stepwell.plans import TaskSubmission
-from stepwell.running import RunState
 from stepwell.specs import TaskOptions
-from stepwell.state import parent_of
+from stepwell.state.run import RunState
+from stepwell.state.thread import parent_of
 from stepwell.tools.base import Toolbox
 
 MOST_TEXTS = 3

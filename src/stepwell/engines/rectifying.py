@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from stepwell.agent.task_agents import OPERATION
-from stepwell.agent_state import AgentState
 from stepwell.engines.concluding import own_call
 from stepwell.engines.planning import Operation, Unfit, operate, read, repeated
 from stepwell.engines.task_words import told
 from stepwell.events import LongTermUpdated, PlanChanged, StepEnded, Stored, ToolEnded, WorkingUpdated
 from stepwell.plans import Plan
-from stepwell.running import OpenCall, RunState
 from stepwell.specs import TaskOptions
+from stepwell.state.agent import AgentState
+from stepwell.state.run import OpenCall, RunState
 
 TASK, EDITS, REFUSALS = "Current task", "Edits left", "Refusals left"
 ASKING, REVIEWED = "Change asked for by", "Plan reviewed after"

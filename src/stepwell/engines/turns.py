@@ -13,9 +13,9 @@ from stepwell.engines.words import words
 from stepwell.events import Answered, Asked, MessageEnded, ModelFailed, Stored, TaskEnded
 from stepwell.log import Log
 from stepwell.messages import Message
-from stepwell.running import Question, RunState, Spent
 from stepwell.specs import NANO, Limits
-from stepwell.state import parent_of
+from stepwell.state.run import Question, RunState, Spent
+from stepwell.state.thread import parent_of
 
 Turn = Literal["clear", "recorded", "waits", "stop"]
 """What a question means for the next decision: go on; decide again; wait for people; end the work."""

@@ -16,8 +16,8 @@ from stepwell.events import LongTermUpdated, MessageAdded, Stored, Unknown
 from stepwell.log import Log
 from stepwell.messages import Message, clean
 from stepwell.plans import Task, TaskSubmission
-from stepwell.running import OpenCall, RunState
 from stepwell.specs import RunSpec
+from stepwell.state.run import OpenCall, RunState
 
 STATED = "react.time_over"
 """Name of the constant in the versions of runs that state what is there when their time is over; earlier ones said

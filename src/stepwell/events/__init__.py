@@ -1,7 +1,7 @@
 """The one event vocabulary: what can happen in a thread, as a tagged union of frozen records.
 
 Events are nested like brackets: every `…Started` gets its `…Ended`, on failure and on cancel too.
-Transient events (deltas, progress) are streamed and never stored. The fold of a log is in `state.py`;
+Transient events (deltas, progress) are streamed and never stored. The fold of a log is in `state/`;
 this folder only says what the records are and how they are written.
 
 Each type has a version of its own, written in its tag from the second on (`tool_ended.2`). `decode`

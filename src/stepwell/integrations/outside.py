@@ -16,12 +16,12 @@ from stepwell.errors import Busy, Conflict
 from stepwell.events import EndReason, Stored, Transient
 from stepwell.log import Log
 from stepwell.messages import Message
-from stepwell.running import RunState
 from stepwell.runs.log import ThreadLog
 from stepwell.runs.requests import NewThread
 from stepwell.runs.service import RunService
 from stepwell.specs import RunSpec
-from stepwell.state import AgentState
+from stepwell.state.run import RunState
+from stepwell.state.thread import AgentState
 
 ORPHANED = {
     "en": "The program that carried this run out stopped, and nobody else can go on with it.",

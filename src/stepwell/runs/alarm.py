@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from stepwell.state import NEVER
+from stepwell.state.thread import NEVER
 
 LOOK = 20.0
 """Seconds after which the clock is looked at again at the latest, while something is waited for."""

@@ -17,12 +17,12 @@ from stepwell.errors import ConfigError, Decided, Expired, InputError, NotFound
 from stepwell.events import Answered, Asked, MessageAdded, MessageQueued, RunEnded, RunStarted, Steered, Stored
 from stepwell.messages import Message, ToolCall, clean
 from stepwell.questions import DECISIONS, Scope
-from stepwell.running import Question, RunState
 from stepwell.runs.log import ThreadLog
 from stepwell.runs.requests import Once, RunRef
 from stepwell.runs.service import RunService
 from stepwell.specs import RunSpec
-from stepwell.state import State
+from stepwell.state.run import Question, RunState
+from stepwell.state.thread import State
 from stepwell.tools.arguments import BadArguments, check, read_object
 from stepwell.tools.base import Toolbox
 

@@ -23,14 +23,14 @@ from stepwell.events import (
     RunStarted,
     Stored,
 )
-from stepwell.running import RunState
 from stepwell.runs.alarm import Alarm
 from stepwell.runs.driver import Assemble, drive
 from stepwell.runs.executor import Executor, InProcessExecutor
 from stepwell.runs.log import ThreadLog, now_ms
 from stepwell.runs.requests import Once
 from stepwell.runs.threads import Threads, check_known
-from stepwell.state import NEVER
+from stepwell.state.run import RunState
+from stepwell.state.thread import NEVER
 from stepwell.store.base import KeyUse, Store, ThreadInfo
 
 GRACE = 5.0

@@ -22,7 +22,7 @@ from stepwell.messages import clean
 from stepwell.runs.driver import Assemble
 from stepwell.runs.service import RunService
 from stepwell.specs import RunSpec
-from stepwell.state import State
+from stepwell.state.thread import State
 
 LONGEST_PIN = 4_000
 """Characters of a pin."""

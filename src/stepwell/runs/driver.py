@@ -14,9 +14,9 @@ from stepwell.engines.base import Engine, close
 from stepwell.engines.words import words
 from stepwell.errors import ConfigError, Conflict, StoreError
 from stepwell.events import EndReason
-from stepwell.running import RunState
 from stepwell.runs.log import ThreadLog
 from stepwell.specs import RunSpec
+from stepwell.state.run import RunState
 
 Assemble = Callable[[RunSpec], Engine]
 """Builds the engine of a run; raises ConfigError for a name that the settings do not have."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from stepwell.agent_state import AgentState
 from stepwell.contexts import handle_of_blob
 from stepwell.events import (
     Answered,
@@ -39,8 +38,9 @@ from stepwell.events import (
     Unknown,
     WindowLearned,
 )
-from stepwell.running import OpenCall, RunState
-from stepwell.state import State, parent_of
+from stepwell.state.agent import AgentState
+from stepwell.state.run import OpenCall, RunState
+from stepwell.state.thread import State, parent_of
 
 FACTS = (
     MessageEnded,

@@ -34,7 +34,7 @@ from stepwell.runs.requests import Once, RunRef
 from stepwell.runs.service import RunService
 from stepwell.runs.threads import check_known
 from stepwell.specs import RunSpec
-from stepwell.state import State
+from stepwell.state.thread import State
 from stepwell.store.base import KeyUse, ThreadInfo
 from stepwell.tools.arguments import BadArguments, read_object
 

@@ -32,7 +32,7 @@ from stepwell.log import NO_BLOBS, Log, NestedLog, Workers, worker_of
 from stepwell.messages import Message
 from stepwell.runs.channel import Channel
 from stepwell.runs.facts import KEPT, Losses, facts, fits, open_messages, referred, taken_back
-from stepwell.state import NEVER, State
+from stepwell.state.thread import NEVER, State
 from stepwell.store.base import KeyUse, Spending, Store, ThreadInfo, is_prefix, spending
 
 
@@ -54,7 +54,7 @@ _LOOKED_AT = frozenset({MessageStarted, MessageEnded, Asked, RunWaiting})
 
 
 class ThreadLog:
-    """The log of one thread; implements `state.Log`.
+    """The log of one thread; implements `log.Log`.
 
     Args:
         store: Where it is kept.
@@ -258,7 +258,7 @@ class ThreadLog:
             self._save()
 
     async def read(self, *, after: int = 0, limit: int | None = None) -> list[Recorded]:
-        """Return events, those not yet stored as well; see `state.Log`."""
+        """Return events, those not yet stored as well; see `log.Log`."""
         while True:
             self.flush()
             state = self.state
@@ -272,7 +272,7 @@ class ThreadLog:
         return found[:limit]
 
     async def blob(self, prefix: str) -> bytes | None:
-        """Return a result that is stored whole or soon will be; see `state.Log`."""
+        """Return a result that is stored whole or soon will be; see `log.Log`."""
         waiting = self._saving_blobs | self._blobs
         found = [hash for hash in waiting if hash.startswith(prefix)] if is_prefix(prefix) else []
         if found:

@@ -28,7 +28,7 @@ from stepwell.events import (
     TaskSubmitted,
 )
 from stepwell.plans import Node, Plan, TaskStatus, TaskSubmission
-from stepwell.state import State, parent_of
+from stepwell.state.thread import State, parent_of
 
 _FOLLOWED = (
     RunStarted

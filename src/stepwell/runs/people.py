@@ -15,7 +15,6 @@ from stepwell.errors import Decided, InputError, NotFound
 from stepwell.events import Answered, PauseRequested, ResumeRequested, Steered, Stored
 from stepwell.messages import Message, clean
 from stepwell.questions import DECISIONS, Decision, QuestionKind, Scope, visible
-from stepwell.running import Question, RunState
 from stepwell.runs.answers import (
     Admit,
     Reply,
@@ -26,6 +25,7 @@ from stepwell.runs.answers import (
 from stepwell.runs.log import ThreadLog
 from stepwell.runs.requests import Once, RunRef
 from stepwell.runs.service import RunService
+from stepwell.state.run import Question, RunState
 
 
 class QuestionInfo(msgspec.Struct, frozen=True, kw_only=True):

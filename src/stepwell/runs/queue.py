@@ -13,7 +13,7 @@ from stepwell.errors import InputError, NotFound
 from stepwell.events import Policy, PolicyChanged, QueueEdited, Stored
 from stepwell.messages import Message, clean
 from stepwell.runs.service import RunService
-from stepwell.state import Queued
+from stepwell.state.thread import Queued
 
 
 async def queue(service: RunService, owner: str, thread: str) -> list[Queued]:

@@ -19,13 +19,13 @@ from stepwell.events import (
     RunStarted,
 )
 from stepwell.models.base import Model
-from stepwell.running import RunState
 from stepwell.runs.replay_compare import TAKERS, Difference, difference_of, has_place, is_input
 from stepwell.runs.replay_ends import FAULTS
 from stepwell.runs.replay_log import ReplayLog
 from stepwell.runs.replay_parts import ReplayModel, ReplayToolbox
 from stepwell.runs.replay_times import AT_ONCE, Doubt, Notice, Times
 from stepwell.specs import RunSpec
+from stepwell.state.run import RunState
 from stepwell.tools.base import Toolbox
 
 NOTICES: tuple[Notice, ...] = get_args(Notice)

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from itertools import islice
 
 from stepwell.events import Answered, MessageEnded, Recorded, RunEnded, StepEnded, TaskEnded, ToolEnded, Warned
-from stepwell.running import OpenCall
 from stepwell.runs.replay_compare import RAN, TAKERS, is_input
-from stepwell.state import State
+from stepwell.state.run import OpenCall
+from stepwell.state.thread import State
 
 
 class Ahead:

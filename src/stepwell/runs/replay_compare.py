@@ -45,7 +45,7 @@ from stepwell.events import (
     Unknown,
     encode,
 )
-from stepwell.running import RunState
+from stepwell.state.run import RunState
 
 Kind = Literal["version", "request", "event", "model", "tool"]
 

@@ -21,7 +21,7 @@ from stepwell.events import (
     ToolEnded,
     Unknown,
 )
-from stepwell.running import RunState
+from stepwell.state.run import RunState
 
 FAULTS = ("config", "internal")
 """Causes of an end that lie outside the log: settings of that time, and faults of our own."""

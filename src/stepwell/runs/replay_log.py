@@ -51,7 +51,7 @@ from stepwell.runs.replay_compare import (
 )
 from stepwell.runs.replay_ends import interruption
 from stepwell.runs.replay_times import AT_ONCE, Doubt, Times
-from stepwell.state import State
+from stepwell.state.thread import State
 
 SLICES = 100
 """Turns of the loop in which nothing moves, until it is thought that nothing will."""
@@ -65,7 +65,7 @@ LOOKED_AHEAD = 100
 class ReplayLog(Ahead):
     """A stored log as engines see it: what they record is compared with what stands there.
 
-    Implements `state.Log`. Where the log says that the run was interrupted, taken over or not carried on, the work
+    Implements `log.Log`. Where the log says that the run was interrupted, taken over or not carried on, the work
     in hand is cancelled, as it was then.
 
     Args:
@@ -231,7 +231,7 @@ class ReplayLog(Ahead):
     async def record(
         self, *events: Stored, durable: bool = False, blobs: Mapping[str, bytes] = NO_BLOBS, path: str | None = None
     ) -> None:
-        """Compare events with the stored ones and apply those; see `state.Log`."""
+        """Compare events with the stored ones and apply those; see `log.Log`."""
         mine = path or ""
         for event in events:
             if isinstance(event, SummaryStarted | SummaryEnded):

@@ -19,7 +19,7 @@ from stepwell.runs.channel import Cursor, Eager, Item, join, place_of
 from stepwell.runs.locks import Lock, held
 from stepwell.runs.log import ThreadLog
 from stepwell.runs.requests import NewThread, Once, RunRef
-from stepwell.state import State
+from stepwell.state.thread import State
 from stepwell.store.base import KeyUse, Store, ThreadInfo
 
 PAGE = 500

@@ -17,7 +17,7 @@ from stepwell.events import (
     TaskStarted,
     ToolEnded,
 )
-from stepwell.state import parent_of
+from stepwell.state.thread import parent_of
 
 
 class UnderWay:

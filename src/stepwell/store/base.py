@@ -16,8 +16,8 @@ import msgspec
 
 from stepwell.events import Recorded
 from stepwell.log import NO_BLOBS
-from stepwell.running import Spent
 from stepwell.specs import Limits
+from stepwell.state.run import Spent
 
 BLOB_LIMIT = 256_000_000
 """Bytes of the largest blob; SQLite takes 10^9 for a whole row."""
@@ -160,7 +160,7 @@ class Store(Protocol):
             key: The idempotency key that these events honour, stored with them.
             blobs: Big results that they refer to, at most `BLOB_LIMIT` bytes each, by their SHA-256 as 64
                 hexadecimal digits in lower case. What is there already is not stored twice.
-            wake: When the thread has work by itself from now on, as in `state.State.wake`, where that is not what the
+            wake: When the thread has work by itself from now on, as in `State.wake`, where that is not what the
                 start or end of a run says: at once while one is open, else never.
             spent: What the thread has spent by now, in all, by the keys whose accounts it is on.
 
@@ -225,7 +225,7 @@ class Store(Protocol):
     async def next_wake(self, now: int) -> int:
         """Return the first time after now at which a thread has work by itself or the time of an open question is over.
 
-        `state.NEVER` for none.
+        `state.thread.NEVER` for none.
         """
         ...
 

@@ -13,7 +13,7 @@ from stepwell.contexts import handle_of_blob
 from stepwell.errors import Conflict
 from stepwell.events import Answered, Asked, Recorded, RunEnded, RunStarted, TitleChanged, ToolEnded
 from stepwell.log import NO_BLOBS
-from stepwell.state import NEVER
+from stepwell.state.thread import NEVER
 from stepwell.store.base import NO_SPENDING, ApiKey, KeyUse, Spending, ThreadInfo, is_prefix
 
 _DERIVED = frozenset({RunStarted, RunEnded, TitleChanged, Asked, Answered})

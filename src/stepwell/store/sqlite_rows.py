@@ -19,7 +19,7 @@ import msgspec
 from stepwell.errors import Conflict
 from stepwell.events import Answered, Asked, Recorded, RunEnded, RunStarted, TitleChanged, decode
 from stepwell.specs import Limits
-from stepwell.state import NEVER
+from stepwell.state.thread import NEVER
 from stepwell.store.base import ApiKey, KeyUse, Spending, ThreadInfo, is_prefix
 
 _INSERT_EVENTS = "INSERT INTO events (id, time, run, path, body) VALUES "

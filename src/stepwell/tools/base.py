@@ -34,7 +34,7 @@ _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
 class Archive(Protocol):
-    """What a tool may read of its thread's past; `state.Log` is one."""
+    """What a tool may read of its thread's past; `log.Log` is one."""
 
     async def read(self, *, after: int = 0, limit: int | None = None) -> list[Recorded]:
         """Return events with numbers above `after`, in order, at most `limit`."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stepwell.runs.requests import RunRef
     from stepwell.runs.service import RunService
     from stepwell.specs import RunSpec
-    from stepwell.state import Queued
+    from stepwell.state.thread import Queued
 
 
 class Answer(NamedTuple):

@@ -45,7 +45,7 @@ from stepwell.runs.people import pause, steer
 from stepwell.runs.replay import replay
 from stepwell.runs.service import RunService
 from stepwell.specs import RunSpec
-from stepwell.state import State
+from stepwell.state.thread import State
 from stepwell.store.base import Store
 from stepwell.store.memory import MemoryStore
 from stepwell.store.sqlite import SqliteStore

@@ -14,7 +14,6 @@ from uuid import UUID
 from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.outputs import LLMResult
 
-from stepwell.agent_state import AgentState
 from stepwell.engines.base import cancelled_calls
 from stepwell.errors import RunFailed
 from stepwell.events import (
@@ -51,10 +50,11 @@ from stepwell.integrations.langchain.reading import (
 )
 from stepwell.integrations.outside import Decide, OutsideRun
 from stepwell.messages import Message, ToolCall, clean
-from stepwell.running import RunState
 from stepwell.runs.requests import NewThread
 from stepwell.runs.service import RunService
 from stepwell.specs import Limits, RunSpec
+from stepwell.state.agent import AgentState
+from stepwell.state.run import RunState
 
 FACE = "langchain"
 GONE = "The run is over in Stepwell: somebody cancelled it, or another process took it."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from stepwell.events import TaskEnded, TaskStarted
 from stepwell.messages import ToolCall
 from stepwell.server.agui.wire import event, message_id
-from stepwell.state import parent_of
+from stepwell.state.thread import parent_of
 
 
 class AgentAtWork:

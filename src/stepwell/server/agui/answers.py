@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, cast
 from stepwell.errors import InputError
 from stepwell.events import Answered
 from stepwell.questions import Decision, Scope
-from stepwell.running import Question
 from stepwell.runs.answers import Reply
 from stepwell.runs.log import ThreadLog
 from stepwell.server.agui.bodies import ResumeBody
+from stepwell.state.run import Question
 
 Object = dict[str, Any]
 

@@ -35,7 +35,7 @@ from stepwell.server.agui.segments import Segment, segment_of
 from stepwell.server.agui.wire import custom, encode
 from stepwell.server.auth import Caller
 from stepwell.specs import RunSpec
-from stepwell.state import State
+from stepwell.state.thread import State
 
 _NOTHING = "There is nothing to do; send a message of the user after the last reply, or responses as `resume`."
 

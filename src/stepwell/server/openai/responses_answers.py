@@ -8,11 +8,11 @@ from typing import Any, cast
 from stepwell.errors import Busy, Decided, InputError
 from stepwell.events import Answered
 from stepwell.messages import Message
-from stepwell.running import Question
 from stepwell.runs.answers import Reply
 from stepwell.runs.log import ThreadLog
 from stepwell.server.openai.responses_input import Answer, Said
 from stepwell.server.openai.responses_items import ELICITATION, FUNCTIONS, VERDICTS, item_id
+from stepwell.state.run import Question
 
 
 def replies(log: ThreadLog, said: Said, run: int, *, whole: bool) -> list[Reply]:

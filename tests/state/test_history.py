@@ -6,8 +6,8 @@ import json
 
 from stepwell.contexts import WRAPPED
 from stepwell.events import ContextCompacted, Cut
-from stepwell.history import History, cut_message
 from stepwell.messages import Image, Message, ToolCall
+from stepwell.state.history import History, cut_message
 from tests.support.audit import check_history
 
 PICTURE = Image("https://x.test/a.png")

@@ -1,6 +1,6 @@
 """What an open run, or an open task of an agent inside it, has come to.
 
-Filled by the fold in `state.py` and by nothing else; it decides nothing.
+Filled by the folds in `thread.py` and `agent.py` and by nothing else; it decides nothing.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple, cast, get_args
 
-from stepwell.agent_state import AgentState, ContextEvent, RunEvent
 from stepwell.events import (
     Answered,
     Asked,
@@ -35,8 +34,9 @@ from stepwell.events import (
     Warned,
 )
 from stepwell.messages import Message, Usage
-from stepwell.running import Question, RunState, Spent
 from stepwell.specs import RunSpec
+from stepwell.state.agent import AgentState, ContextEvent, RunEvent
+from stepwell.state.run import Question, RunState, Spent
 
 NEVER = 2**62
 """A time that does not come."""

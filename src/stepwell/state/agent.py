@@ -1,7 +1,7 @@
 """What one agent knows and has come to: the fold of the events that happened to it.
 
 A run's own agent and those inside it, which do tasks for it, are folded alike. What concerns the whole thread is in
-`state.py`.
+`thread.py`.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from stepwell.events import (
     WindowLearned,
     WorkingUpdated,
 )
-from stepwell.history import History
 from stepwell.messages import Message, Transcript
 from stepwell.plans import Plan
 from stepwell.rendering import long_term
-from stepwell.running import OpenCall, RunState
 from stepwell.specs import RunSpec
+from stepwell.state.history import History
+from stepwell.state.run import OpenCall, RunState
 
 ContextEvent = (
     LongTermUpdated | WorkingUpdated | HistoryCleared | ContextCompacted | WindowLearned | SummaryStarted | SummaryEnded

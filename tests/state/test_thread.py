@@ -8,7 +8,6 @@ from typing import get_args
 import msgspec
 import pytest
 
-from stepwell.agent_state import AgentState, RunEvent
 from stepwell.events import (
     Answered,
     Asked,
@@ -34,9 +33,10 @@ from stepwell.events import (
 )
 from stepwell.messages import Message, StopReason, ToolCall, Usage
 from stepwell.specs import Limits, RunSpec
-from stepwell.state import NEVER, State
+from stepwell.state.agent import AgentState, RunEvent
+from stepwell.state.thread import NEVER, State
 
-LOGS = sorted((Path(__file__).parent / "logs").glob("v*/*.jsonl"))
+LOGS = sorted((Path(__file__).parents[1] / "logs").glob("v*/*.jsonl"))
 STEP = (StepStarted(1, "…"), MessageStarted())
 
 

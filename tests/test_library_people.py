@@ -69,6 +69,9 @@ def test_a_run_that_waits_is_answered_by_a_later_process(tmp_path: Path) -> None
             await agent.answer(thread, asked.seq, Answer("approve"))
             result = await agent.result(thread, waits.value.run)
             assert (result.text, SENT) == ("Done.", ["everybody"])
+            assert await agent.result(thread) == result, "without a number it is that of the last run, too"
+            with pytest.raises(NotFound):
+                await agent.result("0" * 32)
             with pytest.raises(Decided):
                 await agent.answer(thread, asked.seq, Answer("approve"))
 

@@ -37,6 +37,7 @@ from stepwell.wiring.library_people import (
     give_answer,
     let_go_on,
     newest_plan,
+    newest_run,
     open_run,
     pause_run,
     send_message,
@@ -206,13 +207,14 @@ class Agent:
 
         Args:
             thread: The thread's id.
-            run: The run's number; 0 for the open one.
+            run: The run's number; 0 for the open one, or the last where none is open.
 
         Raises:
             RunWaits: It waits for people, and there is no `ask`.
-            InputError: The thread has no open run.
+            RunFailed: It ended without an answer.
+            InputError: The thread has no run.
         """
-        number = run or await open_run(self._parts.service(), OWNER, thread)
+        number = run or await newest_run(self._parts.service(), OWNER, thread)
         return await self._answered(thread, number, None)
 
     async def questions(self, thread: str) -> list[QuestionInfo]:

@@ -143,6 +143,19 @@ async def open_run(service: RunService, owner: str, thread: str) -> int:
     return info.run
 
 
+async def newest_run(service: RunService, owner: str, thread: str) -> int:
+    """Return the number of a thread's open run, or of its last where none is open.
+
+    Raises:
+        InputError: It never had one.
+    """
+    async with service.using(owner, thread) as log:
+        run = log.state.run or (log.state.last[0] if log.state.last else None)
+    if run is None:
+        raise InputError("The thread has no run.", "thread")
+    return run.seq
+
+
 async def newest_plan(service: RunService, owner: str, thread: str) -> TaskView | None:
     """Return the tree of a thread's newest plan, or None."""
     from stepwell.runs.outline import Outline, view

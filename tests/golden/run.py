@@ -9,6 +9,7 @@ status is 0 when every case holds. The comparison itself is in `replay.py`.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -47,7 +48,14 @@ approval = "allow"
 
 def main() -> None:
     """Run the program; exit with the status of the comparison."""
-    given, cut = (*sys.argv[1:], "", "")[:2]
+    parser = argparse.ArgumentParser("golden", description="Hold a fresh server against the old chat service.")
+    parser.add_argument(
+        "cases", nargs="?", default="", help="a file of recorded exchanges; '' for those that come along"
+    )
+    cuts = "how the model's text is cut into tokens: recorded (the default), char, whole, or a number of characters"
+    parser.add_argument("cut", nargs="?", default="recorded", help=cuts)
+    asked = parser.parse_args()
+    given, cut = asked.cases, asked.cut
     if given and not Path(given).is_file():
         sys.exit(f"there is no file of cases {given}; an empty name stands for those that come along: golden '' char")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -59,7 +67,7 @@ def main() -> None:
         with server(Path(folder), port):
             address = f"http://127.0.0.1:{port}"
             options = ["--server", address, "--upstream-port", str(upstream), "--cases", str(cases)]
-            replay = [sys.executable, str(HERE / "replay.py"), *options, "--cut", cut or "recorded"]
+            replay = [sys.executable, str(HERE / "replay.py"), *options, "--cut", cut]
             if status := subprocess.run(replay, env=environment(), check=False).returncode:
                 sys.exit(status)
 

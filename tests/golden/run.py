@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument(
         "cases", nargs="?", default="", help="a file of recorded exchanges; '' for those that come along"
     )
-    cuts = "how the model's text is cut into tokens: recorded (the default), char, whole, or a number of characters"
+    cuts = "how the model's text is cut into tokens: recorded (the default), char, whole, or a random seed"
     parser.add_argument("cut", nargs="?", default="recorded", help=cuts)
     asked = parser.parse_args()
     given, cut = asked.cases, asked.cut

@@ -25,8 +25,8 @@ from stepwell.store.base import ApiKey, KeyUse, Spending, ThreadInfo, is_prefix
 _INSERT_EVENTS = "INSERT INTO events (id, time, run, path, body) VALUES "
 _INSERT_THREADS = "INSERT INTO threads (id, owner, title, created, expires, parent, forked) VALUES "
 _INSERT_RUNNING = "INSERT OR REPLACE INTO running (no, run) VALUES "
-_THREAD_BITS = ~0xFFFFFFFF
-"""The part of an event's id that names its thread."""
+_SEQ_BITS = 0xFFFFFFFF
+"""The part of an event's id that is its number in its thread."""
 _HEADS = """
 SELECT t.id, coalesce((SELECT max(e.id) FROM events e WHERE e.id > t.no << 32 AND e.id < (t.no + 1) << 32), t.no << 32)
 FROM json_each(?) wanted JOIN threads t ON t.id = wanted.value
@@ -121,7 +121,7 @@ def append(db: apsw.Connection, jobs: Sequence[Wanted]) -> None:
     """Append for many threads with few statements: at each one the writer waits for its turn among busy threads."""
     ids = json.dumps(list({job.thread for job in jobs}))
     found = cast("list[tuple[str, int]]", db.execute(_HEADS, (ids,)).fetchall())
-    admitted = _admit(db, jobs, {id: head & ~_THREAD_BITS for id, head in found})
+    admitted = _admit(db, jobs, {id: head & _SEQ_BITS for id, head in found})
     numbers = {id: head >> 32 for id, head in found} | _make(db, [job.new for job in admitted if job.new is not None])
     rows: list[Any] = []
     due = _Due()

@@ -45,6 +45,21 @@ async def sdk_server(port: int, command: tuple[str, ...] = COMMAND, *more: str) 
 
 
 @asynccontextmanager
+async def serving(handle: Callable[[web.Request], Awaitable[web.StreamResponse]] | None) -> AsyncGenerator[str]:
+    """Serve one handler at `/mcp`, or nothing at all, and yield the address."""
+    app = web.Application()
+    if handle is not None:
+        app.router.add_route("*", "/mcp", handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/mcp"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
 async def answering(
     answer: Answer,
     goodbye: bool = True,
@@ -77,16 +92,8 @@ async def answering(
             case _:
                 return web.Response(status=202)
 
-    app = web.Application()
-    app.router.add_route("*", "/mcp", handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/mcp"
-    finally:
-        await runner.cleanup()
+    async with serving(handle) as url:
+        yield url
 
 
 def test_a_server_over_http_works_and_gets_its_headers(tmp_path: Path) -> None:
@@ -352,20 +359,11 @@ def test_a_server_that_answers_nothing_any_more_is_greeted_again(
         return web.json_response({"jsonrpc": "2.0", "id": body["id"], "result": result}, headers=known)
 
     async def main() -> None:
-        app = web.Application()
-        app.router.add_route("*", "/mcp", handle)
-        runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            url = f"http://127.0.0.1:{runner.addresses[0][1]}/mcp"
-            async with kept("", tmp_path, url=url, timeout=0.3) as server:
-                for _ in range(2):
-                    assert "did not answer within 0.3 seconds" in (await server.call("say")).content
-                await server.listed(2)
-                assert (await server.call("say")).content == "here"
-        finally:
-            await runner.cleanup()
+        async with serving(handle) as url, kept("", tmp_path, url=url, timeout=0.3) as server:
+            for _ in range(2):
+                assert "did not answer within 0.3 seconds" in (await server.call("say")).content
+            await server.listed(2)
+            assert (await server.call("say")).content == "here"
 
     asyncio.run(main())
 
@@ -375,17 +373,8 @@ def test_a_key_that_is_refused_is_told(tmp_path: Path, caplog: pytest.LogCapture
         return web.Response(status=401)
 
     async def main() -> None:
-        app = web.Application()
-        app.router.add_route("*", "/mcp", refuse)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            url = f"http://127.0.0.1:{runner.addresses[0][1]}/mcp"
-            async with kept("", tmp_path, url=url, start=False) as server:
-                assert (await server.started()).startswith("it refuses the handshake: ")
-        finally:
-            await runner.cleanup()
+        async with serving(refuse) as url, kept("", tmp_path, url=url, start=False) as server:
+            assert (await server.started()).startswith("it refuses the handshake: ")
 
     asyncio.run(main())
     assert "MCP server s answers with status 401; look at its headers" in logged(caplog)
@@ -414,15 +403,7 @@ def test_an_error_of_http_or_another_page_fails_in_words(tmp_path: Path) -> None
 
 def test_an_address_that_is_no_server_of_mcp_is_told_in_words(tmp_path: Path) -> None:
     async def main() -> None:
-        app = web.Application()
-        runner = web.AppRunner(app)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            url = f"http://127.0.0.1:{runner.addresses[0][1]}/mcp"
-            async with kept("", tmp_path, url=url, start=False) as server:
-                assert (await server.started()).startswith("it refuses the handshake: ")
-        finally:
-            await runner.cleanup()
+        async with serving(None) as url, kept("", tmp_path, url=url, start=False) as server:
+            assert (await server.started()).startswith("it refuses the handshake: ")
 
     asyncio.run(main())

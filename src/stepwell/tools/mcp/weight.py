@@ -12,6 +12,7 @@ from collections.abc import Generator
 import msgspec
 from mcp_types import ErrorData, JSONRPCError, jsonrpc_message_adapter
 
+from stepwell.tools.json_text import OutsideTexts, marks
 from stepwell.tools.mcp.base import MOST_MESSAGE
 
 MOST_VALUES = 200_000
@@ -44,34 +45,19 @@ class Weight:
 
     def __init__(self) -> None:
         self.size = self.values = 0
-        self._in_text, self._cut = False, b""
+        self._outside = OutsideTexts()
 
     def add(self, part: bytes) -> None:
         """Add a part, of at most some 100 KB."""
         self.size += len(part)
         if self.fault:
             return
-        part = self._cut + part
-        self._cut = b""
         if not part.isascii():
             self.values += len(part) // _WIDE
-        if b"\\" in part:
-            self.values += part.count(b"\\") // _ESCAPES
-            if (len(part) - len(part.rstrip(b"\\"))) % 2:
-                part, self._cut = part[:-1], b"\\"
-            part = part.replace(b"\\\\", b"").replace(b'\\"', b"")
-        first, *more = part.replace(b"\r", b"\n").split(b"\n")
-        self._line(first)
-        for each in more:  # no text of JSON reaches beyond its line
-            self._in_text = False
-            self._line(each)
-        self.values += len(more)
-
-    def _line(self, part: bytes) -> None:
-        pieces = part.split(b'"')
-        outside = b"".join(pieces[self._in_text :: 2])
-        self._in_text ^= not len(pieces) % 2
-        self.values += outside.count(b",") + outside.count(b"{") + outside.count(b"[") + len(outside) // _NUMBER
+        outside = self._outside.take(part)
+        lines = outside.split(b"\n")
+        self.values += marks(outside) + len(lines) - 1 + part.count(b"\\") // _ESCAPES
+        self.values += sum(len(line) // _NUMBER for line in lines)
 
     @property
     def fault(self) -> str:

@@ -79,7 +79,11 @@ class Log(Protocol):
         ...
 
     def publish(self, delta: Transient) -> None:
-        """Show a transient event to whoever follows; everything recorded must be committed before the first."""
+        """Show a transient event to whoever follows; wait for `visible` before the first of a message."""
+        ...
+
+    async def visible(self) -> None:
+        """Wait until everything recorded so far may be shown: on the disk, where it is going to be on one."""
         ...
 
     async def committed(self) -> None:
@@ -174,6 +178,10 @@ class NestedLog:
     def publish(self, delta: Transient) -> None:
         """Show a transient event; see `Log`."""
         self._root.publish(delta)
+
+    async def visible(self) -> None:
+        """Wait until everything may be shown; see `Log`."""
+        await self._root.visible()
 
     async def committed(self) -> None:
         """Wait for the disk; see `Log`."""

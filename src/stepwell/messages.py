@@ -220,6 +220,9 @@ class Transcript(Sequence[Message]):
     def __iter__(self) -> Iterator[Message]:
         return iter(self._messages)
 
+    def __reversed__(self) -> Iterator[Message]:
+        return reversed(self._messages)
+
 
 def clean(text: str) -> str:
     """Return text that every store and protocol can hold: NUL and lone surrogates become U+FFFD."""

@@ -126,6 +126,45 @@ def test_what_is_not_on_the_disk_is_not_shown() -> None:
     bounded(main)
 
 
+def test_what_waits_for_no_disk_is_shown_before_memory_has_it_and_once() -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        log = made(store)
+        log.append(*STARTED, *STEP)
+        await log.visible()
+        log.publish(TextDelta(4, "a"))
+        assert await store.read("t") == []
+        assert shown(log) == [*STARTED, *STEP, TextDelta(4, "a")]
+        log.append(CALLS, ToolStarted("a", "t"))
+        log.publish(ToolProgress("a", "5%"))
+        assert shown(log)[5:] == []
+        await log.visible()
+        log.append(ToolStarted("b", "t"))
+        log.publish(ToolProgress("b", "1%"))
+        log.flush()
+        rest = [CALLS, ToolStarted("a", "t"), ToolProgress("a", "5%"), ToolStarted("b", "t"), ToolProgress("b", "1%")]
+        assert shown(log)[5:] == rest
+        assert [each.seq for each in await store.read("t")] == list(range(1, 8))
+
+    bounded(main)
+
+
+def test_nothing_is_visible_before_the_disk_has_it() -> None:
+    async def main() -> None:
+        store = HeldStore()
+        store.held = True
+        log = made(store)
+        log.append(*STARTED)
+        waiter = asyncio.ensure_future(log.visible())
+        await asyncio.sleep(0)
+        assert (shown(log), waiter.done()) == ([], False)
+        store.release()
+        await waiter
+        assert shown(log) == list(STARTED)
+
+    bounded(main)
+
+
 def test_a_cancelled_waiter_undoes_nothing() -> None:
     async def main() -> None:
         store = HeldStore()

@@ -53,6 +53,8 @@ class MemoryLog:
     async def committed(self) -> None:
         """Return at once: what is recorded is all there is."""
 
+    visible = committed
+
     async def changed(self, seq: int) -> None:
         """Wait for ever: nobody else writes here."""
         await asyncio.get_running_loop().create_future()

@@ -5,8 +5,6 @@ It builds no request and decides nothing about what the reply says.
 
 from __future__ import annotations
 
-from contextlib import aclosing
-
 from stepwell.events import CallDelta, MessageEnded, ModelFailed, TextDelta, ThinkingDelta
 from stepwell.log import Log
 from stepwell.messages import Message, StopReason, ToolCall, Usage, clean
@@ -23,11 +21,14 @@ async def receive(log: Log, model: Model, request: ModelRequest, parser: Dialect
     run = log.state.run
     assert run is not None
     reply = Received(log, run.message, parser)
-    async with aclosing(model.stream(request)) as deltas:
+    deltas = model.stream(request)
+    try:
         async for delta in deltas:
             await reply.take(delta)
             if reply.stop is not None:
                 break
+    finally:
+        await deltas.aclose()
     return reply
 
 
@@ -90,7 +91,7 @@ class Received:
     async def _show(self, delta: Delta) -> None:
         if not self._shown and (delta.text or delta.thinking or delta.calls):
             # A delta may be shown only after the commit of the event that it hangs from.
-            await self._log.committed()
+            await self._log.visible()
             self._shown = True
         self._take_in(delta)
 

@@ -19,6 +19,7 @@ from yarl import URL
 from stepwell.errors import ConfigError
 from stepwell.messages import ToolSpecs
 from stepwell.models.base import Delta, Failure, ModelProfile, ModelRequest
+from stepwell.models.connector import Connector, expect
 from stepwell.models.failures import RETRIED, refusal, retry_after
 from stepwell.models.reply import ReplyReader
 from stepwell.models.retries import RETRIES, TIMEOUTS, Retries, Timeouts
@@ -124,7 +125,7 @@ class OpenAIModel:
     async def _new_session(self) -> aiohttp.ClientSession:
         over = [loop for loop in self._sessions if loop.is_closed()]
         session = self._sessions[asyncio.get_running_loop()] = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=Connector(),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=self._headers,
             timeout=aiohttp.ClientTimeout(connect=self._timeouts.connect, sock_read=self._timeouts.stall),
@@ -186,14 +187,11 @@ class _Exchange:
         reader: Makes deltas of the response.
     """
 
-    __slots__ = ("_is_page", "_loop", "_response", "_since", "_timeouts", "_url", "_watchdog", "reader", "retry_after")
+    __slots__ = ("_is_page", "_response", "_timeouts", "_url", "reader", "retry_after")
 
     def __init__(self, url: URL, timeouts: Timeouts, reader: ReplyReader) -> None:
         self._url, self._timeouts, self.reader = url, timeouts, reader
-        self._loop = asyncio.get_running_loop()
         self._response: aiohttp.ClientResponse | None = None
-        self._watchdog: asyncio.TimerHandle | None = None
-        self._since: float | None = None
         self._is_page = False
         self.retry_after: float | None = None
 
@@ -202,6 +200,7 @@ class _Exchange:
         data = body if len(body) <= _MEMORY_BODY else io.BytesIO(body)
         try:
             response = self._response = await session.post(self._url, data=data, allow_redirects=False)
+            expect(response, False)
             if response.status >= 300:
                 self.retry_after = retry_after(response.headers, time.time())
                 self.reader.fail(await _refusal(response, self._timeouts))
@@ -214,18 +213,14 @@ class _Exchange:
         reader, response = self.reader, self._response
         try:
             while not reader.done and response is not None:
-                self._since = self._loop.time()
+                expect(response, True)
                 data = await (self._read_rest(response) if reader.finish else response.content.readany())
-                self._since = None
+                expect(response, False)
                 if data:
                     reader.feed(data)
                 else:
                     self._end()
-                if reader.done:
-                    break
-                if self._watchdog is None:
-                    self._watch(response)
-                if delta := reader.take():
+                if not reader.done and (delta := reader.take()):
                     return delta
         except Exception as error:  # as in `open`
             reader.fail(_failure_of(error, self._url, self._timeouts))
@@ -246,31 +241,12 @@ class _Exchange:
     def close(self) -> aiohttp.ClientResponse | None:
         """Close the socket, unless only the last bytes of a whole reply are missing: then return the response."""
         response = self._response
-        if self._watchdog is not None:
-            self._watchdog.cancel()
         if response is None or response.closed:
             return None
         if self.reader.done and self.reader.finish:
             return response
         response.close()
         return None
-
-    def _watch(self, response: aiohttp.ClientResponse) -> None:
-        """Take the stall time-out over from aiohttp, which makes a timer for every read."""
-        protocol = response.connection.protocol if response.connection else None
-        if protocol is not None and self._timeouts.stall:
-            protocol.read_timeout = None
-            protocol.start_timeout()
-            self._watchdog = self._loop.call_later(self._timeouts.stall, self._check, response)
-
-    def _check(self, response: aiohttp.ClientResponse) -> None:
-        now = self._loop.time()
-        due = (now if self._since is None else self._since) + self._timeouts.stall
-        if due <= now:
-            self.reader.fail(_stalled(self._timeouts))
-            response.close()
-        else:
-            self._watchdog = self._loop.call_at(due, self._check, response)
 
 
 def _completions_url(base_url: str) -> URL:

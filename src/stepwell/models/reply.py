@@ -103,8 +103,9 @@ class _Calls:
         return CallPart(call.index, self._clean(call.id), self._clean(call.name), text)
 
     def _clean(self, text: str) -> str:
-        text, replaced = clean_counting(text)
-        self.replaced += replaced
+        if "\0" in text or not text.isascii():
+            text, replaced = clean_counting(text)
+            self.replaced += replaced
         return text
 
     def _find(self, index: int | None, id: str) -> _Call | None:
@@ -238,7 +239,7 @@ class ReplyReader:
                 self._whole = []
 
     def _read(self, events: list[bytes]) -> None:
-        decode = self._decode
+        decode, text = self._decode, self._text
         for event in events:
             if event == _DONE:
                 self.done = True
@@ -247,12 +248,21 @@ class ReplyReader:
                 chunk = decode(event)
             except (ValueError, RecursionError):
                 chunk = self._loosely(event)
-            if chunk.usage or chunk.error or not chunk.choices:
+            choices = chunk.choices
+            if not choices or chunk.usage or chunk.error:
                 self._read_rest(chunk, event)
                 if self.done:
                     return
-            if chunk.choices:
-                self._read_choice(chunk.choices[0])
+                if not choices:
+                    continue
+            choice = choices[0]
+            part = choice.delta
+            if part is None or choice.finish_reason or choice.index or choice.usage:
+                self._read_choice(choice)
+            elif part.tool_calls or part.reasoning_content or part.reasoning or part.refusal or part.function_call:
+                self._read_part(part)
+            elif part.content:  # most chunks
+                text.append(part.content)
 
     def _read_choice(self, choice: Choice) -> None:
         if choice.index:
@@ -261,16 +271,19 @@ class ReplyReader:
         if part is None and not (self.started or self._text):
             part = choice.message
         if part is not None:
-            if part.content:
-                self._text.append(part.content)
-            if thinking := part.reasoning_content or part.reasoning:
-                self._thinking.append(thinking)
-            if part.tool_calls or part.function_call or part.refusal:
-                self._read_calls(part)
+            self._read_part(part)
         if choice.finish_reason and choice.finish_reason not in _NO_REASON:
             self.finish = choice.finish_reason
         if choice.usage:
             self._usage = choice.usage.total()
+
+    def _read_part(self, part: Part) -> None:
+        if part.content:
+            self._text.append(part.content)
+        if thinking := part.reasoning_content or part.reasoning:
+            self._thinking.append(thinking)
+        if part.tool_calls or part.function_call or part.refusal:
+            self._read_calls(part)
 
     def _read_calls(self, part: Part) -> None:
         if part.refusal:

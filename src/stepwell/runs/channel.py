@@ -186,7 +186,8 @@ class Channel:
         self.seq, self.offset = events[-1].seq, 0
         if len(self._items) > TRIM:
             self._trim()
-        self._wake()
+        if self._waiters or self._waiting:
+            self._wake()
 
     def piece(self, run: int, event: Transient) -> None:
         """Show a transient event; one without text has no address and is left out."""

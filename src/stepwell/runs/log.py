@@ -81,7 +81,8 @@ class ThreadLog:
         clock: Callable[[], int] = now_ms,
         alarm: Callable[[int], None] = _unheard,
     ) -> None:
-        self.thread, self.state, self.owner, self.path = thread, state, owner, ""
+        self.thread, self.owner, self.path = thread, owner, ""
+        self.state = self.whole = state
         self.channel = Channel(state.seq)
         self.error: StoreError | None = None
         self.carried = self.outside = 0
@@ -127,11 +128,6 @@ class ThreadLog:
     def use_key(self, use: KeyUse) -> None:
         """Store the use of an idempotency key with the next events, in one transaction."""
         self._keys.append((self.state.seq + 1, use))
-
-    @property
-    def whole(self) -> State:
-        """What the whole thread has come to; see `log.Log`."""
-        return self.state
 
     def at(self, path: str) -> Log:
         """Return the log as another agent sees it; see `log.Log`."""
@@ -233,11 +229,18 @@ class ThreadLog:
     def publish(self, delta: Transient) -> None:
         """Show a transient event to whoever follows."""
         run = self.state.run
-        if isinstance(delta, ToolProgress) and self._saved < self.state.seq:
+        if isinstance(delta, ToolProgress) and self.channel.seq < self.state.seq:
             # Nobody waited for the commit of a pure call's intent, and the call must be shown before its progress.
             self._early.append((self.state.seq, delta))
         else:
             self.channel.piece(run.seq if run else 0, delta)
+
+    async def visible(self) -> None:
+        """Wait until everything recorded so far may be shown; see `log.Log`."""
+        if not self._store.instant or self.error is not None:
+            await self.committed()
+        elif self._unsaved:  # nothing waits for memory: it takes the same events in when somebody looks
+            self._show(self._unsaved)
 
     async def committed(self) -> None:
         """Wait until everything recorded so far is on the disk."""
@@ -329,7 +332,7 @@ class ThreadLog:
         again = {id(event) for event in self._again}
         unsaved = [each for each in self._unsaved if id(each.event) not in again]
         blobs, old = self._blobs, self.state.run
-        state = self.state = State(stored)
+        state = self.state = self.whole = State(stored)
         self._again, self._keys, self._accounts, self._unusual = [], [], {}, True
         self._unsaved, self._early, self.error, self._saved = [], [], None, state.seq
         self._blobs, self.outside = {}, min(self.outside, state.seq)
@@ -441,7 +444,7 @@ class ThreadLog:
                 self._wake()
             if self._unsaved:
                 self._save()
-            else:
+            elif self.interrupt is None:  # whoever drives a run holds on to the log
                 self.idle(self)
             return
         self.error = error if isinstance(error, StoreError) else StoreError(str(error))
@@ -455,16 +458,15 @@ class ThreadLog:
             self.idle(self)
 
     def _show(self, batch: list[Recorded]) -> None:
-        """Show stored events, and progress that came before their commit in its place."""
-        while self._early and self._early[0][0] <= self._saved:
+        """Show what of these was not shown before, and progress that came before its call could be shown."""
+        channel, run = self.channel, self.state.run
+        while self._early and self._early[0][0] <= batch[-1].seq:
             seq, delta = self._early.pop(0)
-            cut = seq - batch[0].seq + 1 if batch else 0
-            if cut > 0:
-                self.channel.stored(batch[:cut])
-                batch = batch[cut:]
-            self.channel.piece(self.state.run.seq if self.state.run else 0, delta)
-        if batch:
-            self.channel.stored(batch)
+            if seq > channel.seq:
+                channel.stored([each for each in batch if channel.seq < each.seq <= seq])
+            channel.piece(run.seq if run else 0, delta)
+        if channel.seq < batch[-1].seq:
+            channel.stored(batch[channel.seq - batch[-1].seq :])
 
     def _wake(self) -> None:
         left: list[tuple[int, asyncio.Future[None]]] = []

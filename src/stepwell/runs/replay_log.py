@@ -317,6 +317,8 @@ class ReplayLog(Ahead):
         """Let others do what they did while the commit was waited for."""
         await self.let_others("")
 
+    visible = committed
+
     async def let_others(self, path: str) -> None:
         """Let others record what comes before the next event of an agent that had to wait for something.
 
@@ -447,6 +449,8 @@ class _NestedLog(NestedLog):
     async def committed(self) -> None:
         """Let others do what they did while the commit was waited for."""
         await self._replayed.let_others(self.path)
+
+    visible = committed
 
     async def read(self, *, after: int = 0, limit: int | None = None) -> list[Recorded]:
         """Return stored events that were applied by now, and by others while they were read."""

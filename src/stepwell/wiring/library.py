@@ -39,8 +39,11 @@ def user_message(text: str, images: Sequence[str] = ()) -> Message:
     Raises:
         InputError: An image is none, or too large.
     """
-    from stepwell.images import check
     from stepwell.messages import Image, Message, clean
+
+    if not images:
+        return Message("user", clean(text))
+    from stepwell.images import check
 
     shown = tuple(Image(url) for url in images)
     for index, image in enumerate(shown):
@@ -65,10 +68,10 @@ def with_output(spec: RunSpec, form: Output | None) -> RunSpec:
     Raises:
         ConfigError: A tool has the form's name.
     """
-    import msgspec
-
     if form is None:
         return spec
+    import msgspec
+
     name = form.schema.name
     if name in spec.tools:
         raise ConfigError(f"output: there is a tool named {name!r}, and a model gives its answer by that name.")
@@ -147,10 +150,10 @@ class LibraryParts:
         Raises:
             InputError: Under a limit of money something of the run has no known price.
         """
-        import msgspec
-
         spec = self.spec
         if engine != "chat":
+            import msgspec
+
             spec = msgspec.structs.replace(spec, engine=engine, tasks=self._tasks, versions=self._versions(engine))
         if spec.limits.money is not None:
             from stepwell.agent.accounts import check_money

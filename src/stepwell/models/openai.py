@@ -8,9 +8,8 @@ transcript. Import it lazily: aiohttp makes TLS contexts when it is imported.
 from __future__ import annotations
 
 import asyncio
-import io
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 
 import aiohttp
@@ -19,8 +18,8 @@ from yarl import URL
 from stepwell.errors import ConfigError
 from stepwell.messages import ToolSpecs
 from stepwell.models.base import Delta, Failure, ModelProfile, ModelRequest
-from stepwell.models.connector import Connector, expect
 from stepwell.models.failures import RETRIED, refusal, retry_after
+from stepwell.models.http import Client, Response
 from stepwell.models.reply import ReplyReader
 from stepwell.models.retries import RETRIES, TIMEOUTS, Retries, Timeouts
 from stepwell.models.wire import MessageEncoder, tail_fields, to_json, tools_json
@@ -32,7 +31,6 @@ _LINGER = 1.0
 
 _SHORTEST_SECRET = 8
 _ERROR_BODY = 64 * 1024
-_MEMORY_BODY = 1 << 20
 _TOOLS_KEPT = 64
 
 
@@ -70,8 +68,8 @@ class OpenAIModel:
         self._secrets = _secrets(api_key, headers or {})
         self._encode = MessageEncoder(profile)
         self._tools: dict[bytes, bytes] = {}
-        self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
-        self._ending: set[aiohttp.ClientResponse] = set()
+        self._clients: dict[asyncio.AbstractEventLoop, Client] = {}
+        self._ending: set[Response] = set()
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Delta]:
         """Stream one reply; each retry is announced by a delta with a failure and no `stop`.
@@ -106,8 +104,8 @@ class OpenAIModel:
         for response in list(self._ending):
             self._end(response)
         here = asyncio.get_running_loop()
-        for loop in [loop for loop in self._sessions if loop is here or loop.is_closed()]:
-            await self._sessions.pop(loop).close()
+        for loop in [loop for loop in self._clients if loop is here or loop.is_closed()]:
+            await self._clients.pop(loop).close()
 
     def _reader(self, request: ModelRequest) -> ReplyReader:
         return ReplyReader(self.profile.thinking_field, request.settings.max_tokens)
@@ -115,44 +113,31 @@ class OpenAIModel:
     async def _start(self, exchange: _Exchange, request: ModelRequest) -> Delta:
         try:
             body = self._body(request)
-            session = self._sessions.get(asyncio.get_running_loop()) or await self._new_session()
+            client = self._clients.get(asyncio.get_running_loop()) or await self._new_client()
         except Exception as error:  # whatever cannot be sent is a failure of the reply: the port never raises
             exchange.reader.fail(_failure_of(error, self._url, self._timeouts))
         else:
-            await exchange.open(session, body)
+            await exchange.open(client, body)
         return await exchange.next()
 
-    async def _new_session(self) -> aiohttp.ClientSession:
-        over = [loop for loop in self._sessions if loop.is_closed()]
-        session = self._sessions[asyncio.get_running_loop()] = aiohttp.ClientSession(
-            connector=Connector(),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=self._headers,
-            timeout=aiohttp.ClientTimeout(connect=self._timeouts.connect, sock_read=self._timeouts.stall),
-        )
+    async def _new_client(self) -> Client:
+        over = [loop for loop in self._clients if loop.is_closed()]
+        made = Client(self._url, self._headers, self._timeouts.connect, self._timeouts.stall)
+        self._clients[asyncio.get_running_loop()] = made
         for loop in over:
-            await self._sessions.pop(loop).close()
-        return session
+            await self._clients.pop(loop).close()
+        return made
 
-    def _body(self, request: ModelRequest) -> bytes:
+    def _body(self, request: ModelRequest) -> Sequence[bytes | bytearray]:
         fields = tail_fields(request, self.profile)
         tools = b""
         if request.tools and "tools" not in fields:
             tools = b'"tools":' + self._tools_json(request.tools) + b","
-        messages = request.messages.rendering(self._encode).body
+        messages: bytes | bytearray = request.messages.rendering(self._encode).body
         if request.tail:
             messages = b",".join([*([messages] if messages else ()), *map(self._encode, request.tail)])
-        return b"".join(
-            (
-                b'{"model":',
-                to_json(request.model or self._model),
-                b',"messages":[',
-                messages,
-                b"],",
-                tools,
-                to_json(fields)[1:],
-            )
-        )
+        model = to_json(request.model or self._model)
+        return b'{"model":', model, b',"messages":[', messages, b"],", tools, to_json(fields)[1:]
 
     def _tools_json(self, tools: ToolSpecs) -> bytes:
         found = self._tools.get(tools.encoded)
@@ -162,7 +147,7 @@ class OpenAIModel:
             found = self._tools[tools.encoded] = tools_json(tools)
         return found
 
-    def _leave(self, response: aiohttp.ClientResponse) -> None:
+    def _leave(self, response: Response) -> None:
         """Give a response that was read to its end a moment for its last bytes: its connection can then go on."""
         timer = asyncio.get_running_loop().call_later(_LINGER, self._end, response)
         self._ending.add(response)
@@ -171,9 +156,9 @@ class OpenAIModel:
             timer.cancel()
             self._ending.discard(response)
 
-        response.content.on_eof(over)
+        response.when_whole(over)
 
-    def _end(self, response: aiohttp.ClientResponse) -> None:
+    def _end(self, response: Response) -> None:
         self._ending.discard(response)
         response.close()
 
@@ -191,16 +176,14 @@ class _Exchange:
 
     def __init__(self, url: URL, timeouts: Timeouts, reader: ReplyReader) -> None:
         self._url, self._timeouts, self.reader = url, timeouts, reader
-        self._response: aiohttp.ClientResponse | None = None
+        self._response: Response | None = None
         self._is_page = False
         self.retry_after: float | None = None
 
-    async def open(self, session: aiohttp.ClientSession, body: bytes) -> None:
+    async def open(self, client: Client, body: Sequence[bytes | bytearray]) -> None:
         """Send the request and read the head of the response."""
-        data = body if len(body) <= _MEMORY_BODY else io.BytesIO(body)
         try:
-            response = self._response = await session.post(self._url, data=data, allow_redirects=False)
-            expect(response, False)
+            response = self._response = await client.post(body)
             if response.status >= 300:
                 self.retry_after = retry_after(response.headers, time.time())
                 self.reader.fail(await _refusal(response, self._timeouts))
@@ -213,9 +196,7 @@ class _Exchange:
         reader, response = self.reader, self._response
         try:
             while not reader.done and response is not None:
-                expect(response, True)
-                data = await (self._read_rest(response) if reader.finish else response.content.readany())
-                expect(response, False)
+                data = await (self._read_rest(response) if reader.finish else response.read())
                 if data:
                     reader.feed(data)
                 else:
@@ -231,17 +212,17 @@ class _Exchange:
             self.reader.fail(_web_page(self._url))
         self.reader.end()
 
-    async def _read_rest(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _read_rest(self, response: Response) -> bytes:
         """Read what follows the finish reason, but do not wait for it as long as for a reply."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._timeouts.finish):
-                return await response.content.readany()
+                return await response.read()
         return b""
 
-    def close(self) -> aiohttp.ClientResponse | None:
+    def close(self) -> Response | None:
         """Close the socket, unless only the last bytes of a whole reply are missing: then return the response."""
         response = self._response
-        if response is None or response.closed:
+        if response is None or response.whole:
             return None
         if self.reader.done and self.reader.finish:
             return response
@@ -292,7 +273,7 @@ def _may_pass(failure: Failure) -> bool:
             return False
 
 
-async def _refusal(response: aiohttp.ClientResponse, timeouts: Timeouts) -> Failure:
+async def _refusal(response: Response, timeouts: Timeouts) -> Failure:
     if response.status < 400:
         to = response.headers.get("Location", "nowhere")
         return Failure("request", f"The endpoint redirects to {to}: set `base_url` to it.", response.status)
@@ -300,7 +281,7 @@ async def _refusal(response: aiohttp.ClientResponse, timeouts: Timeouts) -> Fail
     # The status says enough where the rest of the body does not come.
     with suppress(aiohttp.ClientError, TimeoutError):
         async with asyncio.timeout(timeouts.finish):
-            while len(body) < _ERROR_BODY and (data := await response.content.readany()):
+            while len(body) < _ERROR_BODY and (data := await response.read()):
                 body += data
     return refusal(response.status, body)
 

@@ -144,7 +144,7 @@ class ReplyReader:
         self._whole_size = 0
         self._text: list[str] = []
         self._thinking: list[str] = []
-        self._calls = _Calls()
+        self._calls: _Calls | None = None
         self._usage: Usage | None = None
         self._replaced = 0
         self.started = False
@@ -204,7 +204,7 @@ class ReplyReader:
         elif failure is None and stop == "error":
             failure = Failure("server", f"The endpoint ended the reply with finish reason {self.finish!r}.")
         text, thinking, calls = self._take(last=True)
-        replaced = self._replaced + self._calls.replaced
+        replaced = self._replaced + (self._calls.replaced if self._calls else 0)
         return Delta(text, thinking, calls, self._usage, failure, "error" if failure else stop, replaced=replaced)
 
     def _take(self, *, last: bool) -> tuple[str, str, tuple[CallPart, ...]]:
@@ -214,7 +214,7 @@ class ReplyReader:
         if "\0" in text or "\0" in thinking:
             self._replaced += text.count("\0") + thinking.count("\0")
             text, thinking = clean(text), clean(thinking)
-        calls = self._calls.take(last=last) if self._calls.all else ()
+        calls = self._calls.take(last=last) if self._calls else ()
         if text or thinking or calls:
             self.started = True
         return text, thinking, calls
@@ -225,7 +225,7 @@ class ReplyReader:
             return "error"
         if stop := _STOPS.get(finish):
             return stop
-        if not self._calls.all:
+        if self._calls is None:
             return "stop"
         # A reply that used up exactly what the request allowed was cut, whatever its finish reason says.
         cut = self._max_tokens and self._usage and self._usage.output >= self._max_tokens
@@ -288,10 +288,12 @@ class ReplyReader:
     def _read_calls(self, part: Part) -> None:
         if part.refusal:
             self._text.append(part.refusal)
-        for piece in part.tool_calls or ():
-            self._calls.add(piece)
+        pieces = part.tool_calls or []
         if part.function_call:
-            self._calls.add(Piece(0, None, part.function_call))
+            pieces.append(Piece(0, None, part.function_call))
+        for piece in pieces:
+            self._calls = self._calls or _Calls()
+            self._calls.add(piece)
 
     def _read_rest(self, chunk: Chunk, event: bytes) -> None:
         if chunk.usage:

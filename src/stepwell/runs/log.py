@@ -32,8 +32,9 @@ from stepwell.log import NO_BLOBS, Log, NestedLog, Workers, worker_of
 from stepwell.messages import Message
 from stepwell.runs.channel import Channel
 from stepwell.runs.facts import KEPT, Losses, facts, fits, open_messages, referred, taken_back
+from stepwell.runs.rows import Rows
 from stepwell.state.thread import NEVER, State
-from stepwell.store.base import KeyUse, Spending, Store, ThreadInfo, is_prefix, spending
+from stepwell.store.base import KeyUse, Store, ThreadInfo, is_prefix
 
 
 def now_ms() -> int:
@@ -72,6 +73,39 @@ class ThreadLog:
         idle: Called with the log when nothing waits for its commit any more: whoever recorded it may have left.
     """
 
+    __slots__ = (
+        "_again",
+        "_alarm",
+        "_blobs",
+        "_clock",
+        "_early",
+        "_keys",
+        "_new",
+        "_rebasing",
+        "_rows",
+        "_saved",
+        "_saving",
+        "_saving_blobs",
+        "_scheduled",
+        "_store",
+        "_unsaved",
+        "_waiters",
+        "_waiting_outside",
+        "_workers",
+        "carried",
+        "channel",
+        "error",
+        "idle",
+        "interrupt",
+        "outside",
+        "owner",
+        "path",
+        "state",
+        "thread",
+        "turn",
+        "whole",
+    )
+
     def __init__(
         self,
         store: Store,
@@ -103,8 +137,7 @@ class ThreadLog:
         self._waiting_outside: list[asyncio.Future[None]] = []
         self._again: list[Stored] = []
         """Unsaved events that are decided again by whoever appended them where another writer came first."""
-        self._unusual = state.wake != (NEVER if state.run is None else 0)
-        self._accounts = _accounts(state)
+        self._rows = Rows(state)
         self._early: list[tuple[int, ToolProgress]] = []
         self._new: ThreadInfo | None = None
         self._keys: list[tuple[int, KeyUse]] = []
@@ -333,7 +366,8 @@ class ThreadLog:
         unsaved = [each for each in self._unsaved if id(each.event) not in again]
         blobs, old = self._blobs, self.state.run
         state = self.state = self.whole = State(stored)
-        self._again, self._keys, self._accounts, self._unusual = [], [], {}, True
+        self._again, self._keys = [], []
+        self._rows.forget()
         self._unsaved, self._early, self.error, self._saved = [], [], None, state.seq
         self._blobs, self.outside = {}, min(self.outside, state.seq)
         if news:
@@ -403,30 +437,13 @@ class ThreadLog:
             new=new,
             key=key,
             blobs=blobs,
-            wake=self._wake_to_store(),
-            spent=self._spent_to_store(),
+            wake=self._rows.wake(self.state, bool(self._unsaved)),
+            spent=self._rows.spent(self.state),
         )
         if future.done():
             self._settle(future)
         else:
             future.add_done_callback(self._settle)
-
-    def _wake_to_store(self) -> int | None:
-        """Return when the thread has work by itself, where the start or end of a run does not say it."""
-        state = self.state
-        if self._unsaved:
-            self._unusual = True
-            return 0  # the state is that after the next append, which says more
-        usual, wake = (NEVER if state.run is None else 0), state.wake
-        told, self._unusual = self._unusual, wake != usual
-        return wake if told or self._unusual else None
-
-    def _spent_to_store(self) -> dict[str, Spending]:
-        """Return what the thread has put on accounts, where that has changed."""
-        if not _pays(self.state):
-            return {}
-        before, self._accounts = self._accounts, _accounts(self.state)
-        return {key: total for key, total in self._accounts.items() if before.get(key) != total}
 
     def _settle(self, future: asyncio.Future[None]) -> None:
         batch, self._saving = self._saving or [], None
@@ -480,18 +497,3 @@ class ThreadLog:
             else:
                 left.append((target, waiter))
         self._waiters = left
-
-
-def _accounts(state: State) -> dict[str, Spending]:
-    """Return what the thread has put on the accounts of keys."""
-    if not _pays(state):
-        return {}
-    keys = set(state.spent_by_key)
-    if state.run is not None and state.run.spec.key:
-        keys.add(state.run.spec.key)
-    return {key: spending(state.account(key)) for key in keys}
-
-
-def _pays(state: State) -> bool:
-    """Tell whether the thread has put anything on the account of a key."""
-    return bool(state.spent_by_key) or (state.run is not None and state.run.spec.key != "")

@@ -105,6 +105,8 @@ def _names(event: Transient) -> bool:
 
 def join(items: list[Item]) -> list[Item]:
     """Join neighbouring pieces of one text; lossless."""
+    if len(items) < 2:  # a token at a time
+        return items
     out: list[Item] = []
     start = 0
     while start < len(items):

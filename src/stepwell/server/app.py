@@ -96,14 +96,18 @@ def create_app(config: Config, catalog: Catalog, service: RunService, local_key:
 
 
 def _include_faces(app: FastAPI, config: Config, service: RunService, catalog: Catalog) -> None:
-    # A request is compared with one route after the other, so what is asked for most stands first.
-    app.include_router(native_router(service, catalog, config.multimodal.image.max_pixels))
-    app.include_router(chatchat_router(config, service, catalog))
-    app.include_router(chat_router(config, service, catalog))
-    app.include_router(responses_router(config, service, catalog))
-    app.include_router(agui_router(config, service, catalog))
-    app.include_router(models_router(catalog, service.now() // 1000))
-    app.include_router(mcp_router(config, service, catalog))
+    # A request is compared with one route after the other, so what is asked for most stands first. The routes stand in
+    # one list: at each request FastAPI would look whether those of a router that is included have changed.
+    for face in (
+        native_router(service, catalog, config.multimodal.image.max_pixels),
+        chatchat_router(config, service, catalog),
+        chat_router(config, service, catalog),
+        responses_router(config, service, catalog),
+        agui_router(config, service, catalog),
+        models_router(catalog, service.now() // 1000),
+    ):
+        app.router.routes += face.routes
+    app.include_router(mcp_router(config, service, catalog))  # it has a lifespan of its own
 
 
 def _guard(app: FastAPI, config: Config, service: RunService, local_key: str) -> None:

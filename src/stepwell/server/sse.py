@@ -57,8 +57,11 @@ class Direct:
 
     def take(self, items: list[Item]) -> Literal["taken", "left", "full"]:
         """Write events if the socket takes them now; see `channel.Eager`."""
-        if self.send is None or self._rest is not None or any(item.ends_run for item in items):
+        if self.send is None or self._rest is not None:
             return "left"
+        for item in items:
+            if item.ends_run:
+                return "left"
         sending = self.send({"type": "http.response.body", "body": b"".join(map(frame, items)), "more_body": True})
         steps = sending.__await__()
         try:

@@ -3,26 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stepwell.wiring.parts import make_dialect
 
 if TYPE_CHECKING:
     from stepwell.agent.accounts import Accounts
     from stepwell.agent.base import BaseAgent
+    from stepwell.agent.options import AgentOptions
+    from stepwell.agent.replies import ReplySchema
     from stepwell.agent.summaries import Summaries
     from stepwell.engines.base import Engine
     from stepwell.engines.calls import Calls
+    from stepwell.engines.chat import ChatEngine
     from stepwell.engines.delegating import Assemble, Delegate
     from stepwell.engines.react import ReactEngine
     from stepwell.log import Log
     from stepwell.messages import ToolSpecs
-    from stepwell.models.base import Model
+    from stepwell.models.base import Model, Settings
     from stepwell.specs import RunSpec
-    from stepwell.tools.base import Complete, Toolbox
+    from stepwell.tools.base import Complete, Tool, Toolbox
 
 NO_EXTRA: Mapping[str, object] = MappingProxyType({})
+
+
+class _Parts(NamedTuple):
+    """What engines are made of, imported with the first."""
+
+    agent: type[BaseAgent]
+    options: AgentOptions
+    form: type[ReplySchema]
+    calls: type[Calls]
+    engine: type[ChatEngine]
+    settings: type[Settings]
+    recall: Tool
+
+
+@cache
+def _parts() -> _Parts:
+    # Once for all runs: an import costs a look-up each time.
+    from stepwell.agent.base import BaseAgent
+    from stepwell.agent.options import AgentOptions
+    from stepwell.agent.replies import ReplySchema
+    from stepwell.engines.calls import Calls
+    from stepwell.engines.chat import ChatEngine
+    from stepwell.models.base import Settings
+    from stepwell.tools.builtin.recall import recall_tool
+
+    return _Parts(BaseAgent, AgentOptions(), ReplySchema, Calls, ChatEngine, Settings, recall_tool())
 
 
 class EngineMaker:
@@ -55,25 +85,14 @@ class EngineMaker:
         delegate: Delegate | None = None,
         assemble: Assemble | None = None,
     ) -> None:
-        # Once for all runs: an import costs a look-up each time.
-        from stepwell.agent.base import BaseAgent
-        from stepwell.agent.options import AgentOptions
-        from stepwell.agent.replies import ReplySchema
-        from stepwell.engines.calls import Calls
-        from stepwell.engines.chat import ChatEngine
-        from stepwell.models.base import Settings
-        from stepwell.tools.builtin.recall import recall_tool
-
-        self._agent_type, self._engine_type, self._form_type = BaseAgent, ChatEngine, ReplySchema
-        self._calls_type, self._delegate, self._assemble = Calls, delegate, assemble
-
+        parts = self._parts = _parts()
+        self._delegate, self._assemble = delegate, assemble
         self._spec, self._model, self._image_model = spec, model, image_model
         self._complete, self._summaries, self._accounts = complete, summaries, accounts
         self._dialect = make_dialect(spec.dialect, spec.prompt, spec.language) if spec.dialect else None
-        self._options = AgentOptions()
         stop, rest = _stop_texts(extra)
-        self._settings = Settings(temperature=spec.temperature, max_tokens=spec.max_tokens, stop=stop, extra=rest)
-        self._specs, recall = toolbox.specs, recall_tool()
+        self._settings = parts.settings(temperature=spec.temperature, max_tokens=spec.max_tokens, stop=stop, extra=rest)
+        self._specs, recall = toolbox.specs, parts.recall
         self._recall = recall.spec if toolbox.names else None
         self._toolbox = toolbox.including(recall) if toolbox.names else toolbox
 
@@ -81,8 +100,8 @@ class EngineMaker:
         """Return the engine of one run."""
         match run.engine:
             case "chat":
-                output = self._form_type(**run.output) if run.output else None
-                engine = self._engine_type(self._agent, self._toolbox, self._complete, output)
+                output = self._parts.form(**run.output) if run.output else None
+                engine = self._parts.engine(self._agent, self._toolbox, self._complete, output)
                 if self._delegate is not None:
                     engine.calls = self._calls()
                 return engine
@@ -102,7 +121,7 @@ class EngineMaker:
         return ReactEngine(lambda log: self._made(ToolAgent, log), self._calls())
 
     def _calls(self) -> Calls:
-        return self._calls_type(self._toolbox, self._complete, self._delegate, self._assemble)
+        return self._parts.calls(self._toolbox, self._complete, self._delegate, self._assemble)
 
     def _plan(self) -> Engine:
         from stepwell.agent.task_agents import PlanAgent
@@ -111,17 +130,17 @@ class EngineMaker:
         return PlanEngine(lambda log: self._made(PlanAgent, log), self._react)
 
     def _agent(self, log: Log) -> BaseAgent:
-        return self._made(self._agent_type, log)
+        return self._made(self._parts.agent, log)
 
     def _front(self, log: Log) -> BaseAgent:
         """Return an agent that talks and has no tools."""
         from stepwell.messages import NO_TOOLS
 
-        return self._made(self._agent_type, log, NO_TOOLS)
+        return self._made(self._parts.agent, log, NO_TOOLS)
 
     def _made(self, kind: Any, log: Log, tools: ToolSpecs | None = None) -> Any:
         return kind(
-            self._options,
+            self._parts.options,
             self._spec.system,
             "",
             default_replies=None,

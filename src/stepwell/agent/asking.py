@@ -14,7 +14,7 @@ import msgspec
 from stepwell.agent.accounts import Accounts, Charge, Metered, Purse, nanos, terms_of, terms_of_profile
 from stepwell.agent.budget import Budget
 from stepwell.agent.options import AgentOptions, context_spec
-from stepwell.agent.receiving import receive
+from stepwell.agent.receiving import Received, receive
 from stepwell.agent.replies import Fault, Form, ReplySchema, Value, choose_form, split, validate, with_reply
 from stepwell.errors import ContextFull, StoreError
 from stepwell.events import (
@@ -160,21 +160,21 @@ class Asker:
             run.steps + 1, sent.digest(), request.tail, form, names, seeing, aside, repairs, cost, most
         )
         self._keep_to_form(model, request, sent, schema)
-        begun = (*((StepEnded(),) if run.step else ()), started, MessageStarted())
-        model = await self._paid(charge, model, begun)
-        return await self._receive(model, request, sent, schema, self.tools if tools is None else tools)
+        model = await self._paid(charge, model, (*((StepEnded(),) if run.step else ()), started, MessageStarted()))
+        received = await receive(self.log, model, sent, self.dialect.parser(request.tools) if self.dialect else None)
+        return await self._keep(model, received, schema, tools)
 
-    async def _receive(
-        self, model: Model, request: ModelRequest, sent: ModelRequest, schema: ReplySchema | None, tools: ToolSpecs
+    async def _keep(
+        self, model: Model, received: Received, schema: ReplySchema | None, tools: ToolSpecs | None
     ) -> Asked:
-        log = self.log
-        received = await receive(log, model, sent, self.dialect.parser(request.tools) if self.dialect else None)
-        asked = self._read(received.message(), schema, self.form(tools), failed=received.stop == "error")
+        """Record a reply as it stands in the log."""
+        form = self.form(self.tools if tools is None else tools)
+        asked = self._read(received.message(), schema, form, failed=received.stop == "error")
         ended = received.ended(asked.message)
         if isinstance(model, Metered):
-            await model.end(log, ended)
+            await model.end(self.log, ended)
         else:
-            await log.record(*ended)
+            await self.log.record(*ended)
         return asked
 
     async def _paid(self, charge: Charge | None, model: Model, begun: Sequence[Stored]) -> Model:

@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -146,11 +146,19 @@ def test_a_request_has_each_header_once_and_its_length() -> None:
     assert headers["authorization"] == "basic yw5uonmgda=="
 
 
-@pytest.mark.parametrize("value", ["a\nb", "a\rb", "a\0b"])
+@pytest.mark.parametrize("value", ["a\nb", "a\rb", "a\0b", "a\x01b"])
 def test_no_header_can_begin_another(value: str) -> None:
     async def main() -> None:
         with pytest.raises(ValueError, match="line break"):
             client(URL("http://127.0.0.1:1/"), key=value)
+
+    asyncio.run(main())
+
+
+def test_an_address_and_a_header_do_not_both_say_who_asks() -> None:
+    async def main() -> None:
+        with pytest.raises(ValueError, match="authorizes"):
+            client(URL("http://ann:pw@127.0.0.1:1/"), authorization="Bearer key")
 
     asyncio.run(main())
 
@@ -355,7 +363,141 @@ def test_a_parser_is_asked_to_go_on_only_where_it_was_stopped(monkeypatch: pytes
         return resumed
 
     assert asyncio.run(main(few, 100)) == 0
-    assert 0 < asyncio.run(main(many, 1000)) < 1000  # beyond what is buffered of a response
+    assert asyncio.run(main(many, 1000)) > 0  # beyond what is buffered of a response
+
+
+# what breaks
+
+
+def test_silence_behind_an_interim_response_ends_a_request() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await reader.read()
+
+    async def main() -> None:
+        async with serving(serve) as url:
+            sender = client(url, silence=0.3)
+            with pytest.raises(aiohttp.SocketTimeoutError):
+                await sender.post([b"{}"])
+            await sender.close()
+
+    asyncio.run(main())
+
+
+def test_who_speaks_first_is_no_endpoint() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(0)
+        writer.write(b"220 mail.example.org ESMTP\r\n")
+        await reader.read()
+
+    connections: list[int] = []
+    fails(serve, aiohttp.ClientError)
+    assert len(connections) == 1
+
+
+def test_what_is_no_http_in_the_middle_of_a_body_is_told_to_its_reader() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nHi\r\n")
+        await asyncio.sleep(0.1)
+        writer.write(b"no chunk\r\n")
+        await reader.read()
+
+    fails(serve, aiohttp.ClientPayloadError)
+
+
+def test_a_request_that_is_given_up_leaves_no_socket_behind_although_nobody_takes_its_body() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        taken.set()
+        with suppress(ConnectionError):
+            while await reader.read(1 << 20):
+                await asyncio.sleep(0.01)
+        gone.set()
+
+    taken, gone = asyncio.Event(), asyncio.Event()
+
+    async def main() -> None:
+        async with serving(serve) as url:
+            sender = client(url)
+            posting = asyncio.create_task(sender.post([b"x" * 50_000_000]))
+            await taken.wait()
+            posting.cancel()
+            await asyncio.wait([posting])
+            await gone.wait()
+            await sender.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("with_body", [True, False], ids=["with the last bytes of a body", "later"])
+def test_what_comes_unasked_answers_no_request(with_body: bool) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(0)
+        await request(reader)
+        writer.write(OK[:-1])
+        await asyncio.sleep(0.05)
+        if with_body:
+            writer.write(OK[-1:] + OK.replace(b"Hi", b"No"))
+        else:
+            writer.write(OK[-1:])
+            await asyncio.sleep(0.05)
+            writer.write(OK.replace(b"Hi", b"No"))
+        await reader.read()
+
+    connections: list[int] = []
+
+    async def main() -> None:
+        async with serving(serve) as url:
+            sender = client(url)
+            for _ in range(2):
+                assert await whole(await sender.post([b"{}"])) == b"Hi"
+                await asyncio.sleep(0.1)
+            await sender.close()
+
+    asyncio.run(main())
+    assert len(connections) == 2
+
+
+def test_whoever_reads_is_told_when_all_connections_are_closed() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(OK[:-1])
+        await reader.read()
+
+    async def main() -> None:
+        async with serving(serve) as url:
+            sender = client(url)
+            response = await sender.post([b"{}"])
+            assert await response.read() == b"H"
+            reading = asyncio.create_task(whole(response))
+            await asyncio.sleep(0)
+            await sender.close()
+            with pytest.raises(aiohttp.ClientConnectionError):
+                await reading
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("chunks", [16_384, 16_385, 40_000])
+def test_more_chunks_than_are_buffered_hold_nothing_back(chunks: int) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * chunks)
+        await asyncio.sleep(0.4)
+        writer.write(b"1\r\nA\r\n1\r\nB\r\n0\r\n\r\n")
+        await reader.read()
+
+    async def main() -> None:
+        async with serving(serve) as url:
+            sender = client(url, silence=5)
+            response = await sender.post([b"{}"])
+            await asyncio.sleep(0.2)
+            assert await whole(response) == b"x" * chunks + b"AB"
+            await sender.close()
+
+    asyncio.run(main())
 
 
 # certificates

@@ -17,14 +17,16 @@ from functools import partial
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.http import HttpProcessingError
+from aiohttp.http import HttpProcessingError, RawResponseMessage
 from aiohttp.streams import StreamReader
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-_FORBIDDEN = re.compile("[\0\r\n]")
+_FORBIDDEN = re.compile("[\0-\x08\x0a-\x1f\x7f]")
 _FRAMING = ("content-length", "transfer-encoding")
 """Headers that say how long a body is: each request has its own."""
+_TAKEN_AT_ONCE = 64 * 1024
+"""Bytes of a body of which no part is left here when its answer comes, whatever the answer."""
 
 
 class Client:
@@ -37,11 +39,15 @@ class Client:
         silence: The most seconds for which the other side may say nothing while somebody waits for it.
 
     Raises:
-        ValueError: A header cannot be sent.
+        ValueError: A header cannot be sent, or the address and a header both say who asks.
     """
 
     def __init__(self, url: URL, headers: Mapping[str, str], connect: float, silence: float) -> None:
         loop = asyncio.get_running_loop()
+        if url.user and any(name.lower() == "authorization" for name in headers):
+            raise ValueError(
+                "the address has a user and a password, and there is a key or a header that authorizes, too"
+            )
         self._timeout, self._silence = aiohttp.ClientTimeout(connect=connect), silence
         # Never sent: it tells the pool where to connect, and what headers there are besides ours.
         self._target = aiohttp.ClientRequest("POST", url, headers=headers, loop=loop)
@@ -62,16 +68,15 @@ class Client:
         try:
             handler = connection.protocol
             assert isinstance(handler, _Handler)
-            handler.set_response_params(read_until_eof=True, read_timeout=self._silence)
+            handler.begin(self._silence)
             if handler.transport is None:
                 raise aiohttp.ServerDisconnectedError()
             # A body that the other side does not take at once waits in the transport: it may be answered before.
-            handler.transport.write(b"".join((self._head, b"%d\r\n\r\n" % sum(map(len, body)), *body)))
-            handler.start_timeout()
-            message, payload = await handler.read()
-            while message.code < 200 and message.code != 101:  # it says that it is at work
-                message, payload = await handler.read()
-            handler.heard = None
+            size = sum(map(len, body))
+            handler.transport.write(b"".join((self._head, b"%d\r\n\r\n" % size, *body)))
+            message, payload = await handler.head()
+            if message.code >= 400 and size > _TAKEN_AT_ONCE:
+                handler.force_close()  # who refuses a request need not have read it
         except HttpProcessingError as error:
             connection.close()
             raise aiohttp.ClientPayloadError(f"the response is no HTTP: {error.message}") from error
@@ -82,7 +87,12 @@ class Client:
 
     async def _connect(self) -> Connection:
         try:
-            return await self._connector.connect(self._target, [], self._timeout)
+            while True:
+                connection = await self._connector.connect(self._target, [], self._timeout)
+                handler = connection.protocol
+                if not (isinstance(handler, _Handler) and handler.used and handler.should_close):
+                    return connection
+                connection.close()  # something came over it that nobody had asked for
         except TimeoutError as error:
             raise aiohttp.ConnectionTimeoutError(f"no connection within {self._timeout.connect:g} s") from error
 
@@ -96,7 +106,7 @@ def _head(path: str, headers: Mapping[str, str]) -> bytes:
     others = [f"{name}: {value}" for name, value in headers.items() if name.lower() not in _FRAMING]
     lines = [f"POST {path} HTTP/1.1", *others, "Content-Length: "]
     if any(map(_FORBIDDEN.search, lines)):
-        raise ValueError("a header has a line break or NUL in it")
+        raise ValueError("a header has a line break or another control character in it")
     return "\r\n".join(lines).encode()
 
 
@@ -154,8 +164,7 @@ class Response:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        transport = connection.transport
-        if transport is None or transport.get_write_buffer_size():
+        if connection.transport is None or connection.transport.get_write_buffer_size():
             connection.close()  # it answered before it had the whole request
         else:
             connection.release()
@@ -167,11 +176,27 @@ class _Handler(ResponseHandler):
     Attributes:
         heard: When its peer was heard last, or somebody began to wait for it; None while nobody does, and then it may
             be silent as long as it likes.
+        used: Whether a request went over it.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self.heard: float | None = None
+        self.used = self._stopped = False
+
+    def begin(self, silence: float) -> None:
+        """Make ready for the response to the next request."""
+        self.set_response_params(read_until_eof=True, read_timeout=silence)
+        self.used, self._stopped = True, False
+
+    async def head(self) -> tuple[RawResponseMessage, StreamReader]:
+        """Return the head of the response and its body to come; interim ones are left out."""
+        while True:
+            self.start_timeout()
+            message, payload = await self.read()
+            if message.code >= 200 or message.code == 101:
+                self.heard = None
+                return message, payload
 
     def start_timeout(self) -> None:
         """Begin to wait for the peer; the timer of an earlier wait goes on, and looks again when it is over."""
@@ -181,15 +206,41 @@ class _Handler(ResponseHandler):
             if self._read_timeout_handle is None:
                 self._read_timeout_handle = self._loop.call_later(timeout, self._look)
 
+    def pause_reading(self) -> None:
+        """Stop the parser and the socket: nobody takes what they bring."""
+        self._stopped = True
+        super().pause_reading()
+
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Let the parser and the socket go on, if they were told to stop."""
-        if self._reading_paused:
+        """Let the parser and the socket go on, if they were ever told to stop: the parser may hold something since."""
+        if self._stopped:
             super().resume_reading(resume_parser)
+
+    def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
+        """Tell whoever waits what broke, also in the middle of a body."""
+        payload = self._payload
+        super().set_exception(exc, exc if exc_cause is None else exc_cause)
+        if payload is not None and not payload.is_eof() and payload.exception() is None:
+            no_http = isinstance(exc, HttpProcessingError)
+            payload.set_exception(aiohttp.ClientPayloadError(f"it is no HTTP: {exc.message}") if no_http else exc)
+
+    def eof_received(self) -> None:
+        """Go on waiting: the peer has said all, and the read time-out ends it if the connection does not."""
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Take note that nothing more will come."""
         super().connection_lost(exc)
         super()._drop_timeout()
+
+    def close(self) -> None:
+        """Close the connection at once, whatever the peer has not taken yet, and tell who reads from it."""
+        payload, transport = self._payload, self.transport
+        if payload is not None and not payload.is_eof() and payload.exception() is None:
+            payload.set_exception(aiohttp.ClientConnectionError("the connection was closed here"))
+        if transport is not None and (transport.get_write_buffer_size() or transport.get_extra_info("sslcontext")):
+            self.abort()  # a transport would wait for the rest to be taken, and under TLS for an answer
+        else:
+            super().close()
 
     def _reschedule_timeout(self) -> None:
         if self.heard is not None:

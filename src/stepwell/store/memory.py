@@ -23,6 +23,8 @@ _DERIVED = frozenset({RunStarted, RunEnded, TitleChanged, Asked, Answered})
 class MemoryStore:
     """Keeps threads in dictionaries; an append is done when it returns.
 
+    It belongs to one `runs.threads.Threads`, which shows what happens before it is given here.
+
     Args:
         limit: How many threads to keep; beyond it the oldest without an open run are forgotten.
     """

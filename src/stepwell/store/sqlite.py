@@ -33,6 +33,9 @@ from stepwell.store.base import BLOB_LIMIT, NO_SPENDING, ApiKey, KeyUse, Spendin
 T = TypeVar("T")
 BATCH = 512
 """Most jobs in one commit."""
+CHECKPOINT = 250
+"""Pages of the write-ahead log that are folded into the file at once: a log that stays short is written over instead of
+growing, and a commit that makes a file grow costs half as much again."""
 SCHEMA_VERSION = "3"
 
 _log = logging.getLogger("stepwell.store")
@@ -302,6 +305,7 @@ def _connect(path: Path) -> apsw.Connection:
     db.set_busy_timeout(10_000)
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=4194304", "trusted_schema=OFF"):
         db.execute(f"PRAGMA {pragma}")
+    db.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT}")
     return db
 
 

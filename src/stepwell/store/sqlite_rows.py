@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any, Protocol, cast
 
@@ -31,6 +32,11 @@ _HEADS = """
 SELECT t.id, coalesce((SELECT max(e.id) FROM events e WHERE e.id > t.no << 32 AND e.id < (t.no + 1) << 32), t.no << 32)
 FROM json_each(?) wanted JOIN threads t ON t.id = wanted.value
 """
+_HEAD = """
+SELECT t.id, coalesce((SELECT max(e.id) FROM events e WHERE e.id > t.no << 32 AND e.id < (t.no + 1) << 32), t.no << 32)
+FROM threads t WHERE t.id = ?
+"""
+"""The same of one thread, which is what most transactions are of while few runs go on."""
 THREAD = """
 SELECT t.id, t.owner, t.title, t.created,
        coalesce((SELECT max(e.id) & 4294967295 FROM events e
@@ -119,8 +125,9 @@ def _number(db: apsw.Connection, thread: str) -> int | None:
 
 def append(db: apsw.Connection, jobs: Sequence[Wanted]) -> None:
     """Append for many threads with few statements: at each one the writer waits for its turn among busy threads."""
-    ids = json.dumps(list({job.thread for job in jobs}))
-    found = cast("list[tuple[str, int]]", db.execute(_HEADS, (ids,)).fetchall())
+    threads = list({job.thread for job in jobs})
+    sql, wanted = (_HEAD, threads[0]) if len(threads) == 1 else (_HEADS, json.dumps(threads))
+    found = cast("list[tuple[str, int]]", db.execute(sql, (wanted,)).fetchall())
     admitted = _admit(db, jobs, {id: head & _SEQ_BITS for id, head in found})
     numbers = {id: head >> 32 for id, head in found} | _make(db, [job.new for job in admitted if job.new is not None])
     rows: list[Any] = []
@@ -217,16 +224,20 @@ def _rows(no: int, events: Sequence[Recorded]) -> list[Any]:
 
 
 def _insert(db: apsw.Connection, sql: str, columns: int, values: list[Any], returning: str = "") -> list[Any]:
-    """Insert rows with one statement for 64, 32, … 1 of them, so that few texts of statements are kept."""
-    start, size, returned = 0, 64, list[Any]()
-    row = f"({', '.join('?' * columns)})"
-    while start < len(values):
-        while size * columns > len(values) - start:
-            size //= 2
+    """Insert rows with few statements, and few texts of them: for up to 8 rows, or for 16, 32 or 64."""
+    start, returned = 0, list[Any]()
+    while left := (len(values) - start) // columns:
+        size = left if left <= 8 else min(64, 1 << left.bit_length() - 1)
         end = start + size * columns
-        returned += db.execute(sql + ", ".join([row] * size) + returning, values[start:end])
+        returned += db.execute(_statement(sql, size, columns, returning), values[start:end])
         start = end
     return returned
+
+
+@cache
+def _statement(sql: str, size: int, columns: int, returning: str) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return sql + ", ".join([row] * size) + returning
 
 
 class _Due:

@@ -433,31 +433,33 @@ def test_a_request_that_is_given_up_leaves_no_socket_behind_although_nobody_take
 
 @pytest.mark.parametrize("with_body", [True, False], ids=["with the last bytes of a body", "later"])
 def test_what_comes_unasked_answers_no_request(with_body: bool) -> None:
+    unasked = OK.replace(b"Hi", b"No")
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connections.append(0)
+        sent.append(asyncio.Event())
         await request(reader)
-        writer.write(OK[:-1])
-        await asyncio.sleep(0.05)
-        if with_body:
-            writer.write(OK[-1:] + OK.replace(b"Hi", b"No"))
-        else:
-            writer.write(OK[-1:])
-            await asyncio.sleep(0.05)
-            writer.write(OK.replace(b"Hi", b"No"))
+        writer.write(OK + unasked if with_body else OK)
+        await answered[len(sent) - 1].wait()
+        if not with_body:
+            writer.write(unasked)
+        sent[-1].set()
         await reader.read()
 
-    connections: list[int] = []
+    sent: list[asyncio.Event] = []
+    answered = [asyncio.Event(), asyncio.Event()]
 
     async def main() -> None:
         async with serving(serve) as url:
             sender = client(url)
-            for _ in range(2):
+            for each in answered:
                 assert await whole(await sender.post([b"{}"])) == b"Hi"
-                await asyncio.sleep(0.1)
+                each.set()
+                await sent[-1].wait()
+                await asyncio.sleep(0.1)  # it has been sent, and is read in the next turns of the loop
             await sender.close()
 
     asyncio.run(main())
-    assert len(connections) == 2
+    assert len(sent) == 2
 
 
 def test_whoever_reads_is_told_when_all_connections_are_closed() -> None:

@@ -1,4 +1,4 @@
-"""Files that older versions of the SQLite store wrote."""
+"""The files of the SQLite store: how they grow, and those that older versions wrote."""
 
 from __future__ import annotations
 
@@ -173,3 +173,19 @@ def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     db = apsw.Connection(str(path))
     assert db.execute("SELECT value FROM meta").get == "4"
     db.close()
+
+
+def test_the_write_ahead_log_stays_short_while_commits_go_on(tmp_path: Path) -> None:
+    async def main() -> int:
+        store = SqliteStore(tmp_path / "x.db")
+        first = Recorded(1, 1, 1, RunStarted(RunSpec()))
+        await store.append("t", [first], expect=0, new=ThreadInfo("t", "ann"))
+        longest = 0
+        for seq in range(2, 402):
+            added = Recorded(seq, 1, 1, MessageAdded(Message("user", "x" * 8000)))
+            await store.append("t", [added], expect=seq - 1)
+            longest = max(longest, (tmp_path / "x.db-wal").stat().st_size)
+        await store.close()
+        return longest
+
+    assert asyncio.run(main()) < 2_000_000  # of some 6 million bytes in all

@@ -431,6 +431,25 @@ def test_a_request_that_is_given_up_leaves_no_socket_behind_although_nobody_take
     asyncio.run(main())
 
 
+def test_a_peer_that_has_said_all_and_takes_nothing_is_waited_for_no_longer_than_silence_may_last() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write_eof()
+        await over.wait()
+
+    over = asyncio.Event()
+
+    async def main() -> None:
+        async with serving(serve) as url:
+            sender = client(url, silence=0.5)
+            with pytest.raises(aiohttp.SocketTimeoutError):
+                await sender.post([b"x" * 50_000_000])
+            over.set()
+            await sender.close()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("with_body", [True, False], ids=["with the last bytes of a body", "later"])
 def test_what_comes_unasked_answers_no_request(with_body: bool) -> None:
     unasked = OK.replace(b"Hi", b"No")

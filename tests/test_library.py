@@ -83,6 +83,30 @@ def test_a_question_gets_an_answer(path: Path | None) -> None:
     bounded(main)
 
 
+def test_a_run_can_be_looked_at_and_forked_while_it_goes_on(path: Path | None) -> None:
+    async def main() -> None:
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        @tool(effect="pure")
+        async def wait() -> str:
+            begun.set()
+            await go_on.wait()
+            return "waited"
+
+        async with Agent(ScriptedModel([call("wait"), "other", "own"]), tools=[wait], path=path) as agent:
+            running = asyncio.create_task(agent.run("Wait."))
+            await begun.wait()
+            (info,) = await agent._parts.service().threads("local")
+            assert (await agent.context(info.id)).step == 1
+            fork = await agent.fork(info.id, 3)  # before the model was asked
+            assert (await agent.result(fork.thread)).text == "other"
+            assert (await agent.diff(info.id, fork.thread)).common == 3
+            go_on.set()
+            assert (await running).text == "own"
+
+    bounded(main)
+
+
 def test_a_conversation_goes_on_in_its_thread(path: Path | None) -> None:
     async def main() -> None:
         async with Agent(ScriptedModel(echo), path=path) as agent:

@@ -554,8 +554,9 @@ from stepwell.models.http import Client
 async def main():
     client = Client(URL(sys.argv[1]), {}, 20, 20)
     try:
-        response = await client.post([b"{}"])
-        print(response.status, (await response.read()).decode())
+        for size in map(int, sys.argv[2:]):
+            response = await client.post([b"x" * size])
+            print(response.status, (await response.read()).decode())
     except Exception as error:
         print(type(error).__name__)
     await client.close()
@@ -564,15 +565,42 @@ asyncio.run(main())
 """
 
 
+async def _asks(url: URL, trusted: Path | None, *sizes: int) -> list[str]:
+    """Send requests of these many bytes from a process that trusts a certificate; return what it prints."""
+    env = {**os.environ, "SSL_CERT_FILE": str(trusted)} if trusted else dict(os.environ)
+    command = [sys.executable, "-c", _ASKS, str(url), *map(str, sizes)]
+    done = await asyncio.to_thread(subprocess.run, command, env=env, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
 @pytest.mark.parametrize(("trusted", "printed"), [(True, "200 Hi"), (False, "ClientConnectorCertificateError")])
 def test_a_certificate_is_checked(trusted: bool, printed: str, tmp_path: Path) -> None:
     public, context = _certificate(tmp_path)
-    env = {**os.environ, "SSL_CERT_FILE": str(public)} if trusted else dict(os.environ)
 
-    async def main() -> str:
+    async def main() -> list[str]:
         async with serving(answers(OK), context) as url:
-            command = [sys.executable, "-c", _ASKS, str(url)]
-            done = await asyncio.to_thread(subprocess.run, command, env=env, capture_output=True, text=True, check=True)
-            return done.stdout.strip()
+            return await _asks(url, public if trusted else None, 2)
 
-    assert asyncio.run(main()) == printed
+    assert asyncio.run(main()) == [printed]
+
+
+def test_a_connection_whose_request_was_refused_unread_serves_no_second_under_tls(tmp_path: Path) -> None:
+    public, context = _certificate(tmp_path)
+    connections: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(0)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nNo")
+        await over.wait()
+
+    over = asyncio.Event()
+
+    async def main() -> list[str]:
+        async with serving(serve, context) as url:
+            printed = await _asks(url, public, 20_000_000, 20_000_000)
+            over.set()
+            return printed
+
+    assert asyncio.run(main()) == ["413 No", "413 No"]
+    assert len(connections) == 2

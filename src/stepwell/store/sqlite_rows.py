@@ -30,13 +30,10 @@ _SEQ_BITS = 0xFFFFFFFF
 """The part of an event's id that is its number in its thread."""
 _HEADS = """
 SELECT t.id, coalesce((SELECT max(e.id) FROM events e WHERE e.id > t.no << 32 AND e.id < (t.no + 1) << 32), t.no << 32)
-FROM json_each(?) wanted JOIN threads t ON t.id = wanted.value
-"""
-_HEAD = """
-SELECT t.id, coalesce((SELECT max(e.id) FROM events e WHERE e.id > t.no << 32 AND e.id < (t.no + 1) << 32), t.no << 32)
-FROM threads t WHERE t.id = ?
-"""
-"""The same of one thread, which is what most transactions are of while few runs go on."""
+FROM """
+_OF_ONE = _HEADS + "threads t WHERE t.id = ?"
+"""What most transactions ask for while few runs go on."""
+_OF_MANY = _HEADS + "json_each(?) wanted JOIN threads t ON t.id = wanted.value"
 THREAD = """
 SELECT t.id, t.owner, t.title, t.created,
        coalesce((SELECT max(e.id) & 4294967295 FROM events e
@@ -126,7 +123,7 @@ def _number(db: apsw.Connection, thread: str) -> int | None:
 def append(db: apsw.Connection, jobs: Sequence[Wanted]) -> None:
     """Append for many threads with few statements: at each one the writer waits for its turn among busy threads."""
     threads = list({job.thread for job in jobs})
-    sql, wanted = (_HEAD, threads[0]) if len(threads) == 1 else (_HEADS, json.dumps(threads))
+    sql, wanted = (_OF_ONE, threads[0]) if len(threads) == 1 else (_OF_MANY, json.dumps(threads))
     found = cast("list[tuple[str, int]]", db.execute(sql, (wanted,)).fetchall())
     admitted = _admit(db, jobs, {id: head & _SEQ_BITS for id, head in found})
     numbers = {id: head >> 32 for id, head in found} | _make(db, [job.new for job in admitted if job.new is not None])

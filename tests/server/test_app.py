@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 import pytest
+from opentelemetry import trace
 
 from stepwell.server import app
 from tests.support.endpoint import Endpoint, Reply, Request, chunk, document, ending, error, text, tool_calls
@@ -234,3 +235,27 @@ def test_a_run_whose_model_is_gone_from_the_settings_ends_with_the_cause(tmp_pat
             assert (await server.say(thread, "what is 2+2?"))[-1].body["event"]["reason"] == "answer"
 
     asyncio.run(main())
+
+
+class Listening(trace.TracerProvider):
+    """What a process has whose environment sets OpenTelemetry up; keeps who asked it for a tracer."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def get_tracer(self, instrumenting_module_name: str, *_: object, **__: object) -> trace.Tracer:
+        self.asked.append(instrumenting_module_name)
+        return trace.NoOpTracer()
+
+
+def test_the_framework_sends_nothing_of_a_request_to_anybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = Listening()
+    monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+
+    async def main() -> None:
+        async with serving(tmp_path) as server:
+            assert (await server.call("GET", "/health"))[0] == 200
+
+    asyncio.run(main())
+    assert provider.asked == []

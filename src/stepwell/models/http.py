@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -134,15 +136,20 @@ class Response:
             aiohttp.ClientError: The connection broke.
             TimeoutError: Nothing came in time.
         """
-        connection = self._connection
+        payload, connection = self._payload, self._connection
+        if (error := payload.exception()) is not None:
+            raise error
         if connection is None:  # all of it is here, and the connection may be another's by now
-            return await self._payload.readany()
+            return _taken(payload) if payload.total_bytes else b""
         handler = connection.protocol
         assert isinstance(handler, _Handler)
         handler.start_timeout()
-        data = await self._payload.readany()
+        while not (payload._buffer or payload._eof):  # pyright: ignore[reportPrivateUsage]
+            await payload._wait("read")  # pyright: ignore[reportPrivateUsage]
+        data = _taken(payload)
         if self._connection is not None:
             handler.heard = None
+            handler.resume_reading()
         return data
 
     @property
@@ -168,6 +175,17 @@ class Response:
             connection.close()  # it answered before it had the whole request
         else:
             connection.release()
+
+
+def _taken(payload: StreamReader) -> bytes:
+    """Take all that a payload holds; its own way looks at each HTTP chunk, and a stream has one for each token."""
+    held, ends = payload._buffer, payload._http_chunk_splits  # pyright: ignore[reportPrivateUsage]
+    data = held[0] if len(held) == 1 else b"".join(held)
+    held.clear()
+    if ends:
+        ends.clear()
+    payload._size, payload._cursor = 0, payload.total_bytes  # pyright: ignore[reportPrivateUsage]
+    return data
 
 
 class _Handler(ResponseHandler):
@@ -267,3 +285,12 @@ class _Connector(aiohttp.TCPConnector):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(limit=0)  # pyright: ignore[reportUnknownMemberType]
         self._factory = partial(_Handler, loop=loop)
+
+    async def _wrap_create_connection(
+        self, *args: Any, addr_infos: list[Any], **kwargs: Any
+    ) -> tuple[asyncio.Transport, ResponseHandler]:
+        """Leave a connection to the only address there is to the loop: nothing has to be raced."""
+        family, _, _, _, address = addr_infos[0]
+        if len(addr_infos) > 1 or family != socket.AF_INET:
+            return await super()._wrap_create_connection(*args, addr_infos=addr_infos, **kwargs)  # pyright: ignore
+        return await self._wrap_existing_connection(*args, host=address[0], port=address[1], **kwargs)

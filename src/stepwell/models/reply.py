@@ -208,9 +208,11 @@ class ReplyReader:
         return Delta(text, thinking, calls, self._usage, failure, "error" if failure else stop, replaced=replaced)
 
     def _take(self, *, last: bool) -> tuple[str, str, tuple[CallPart, ...]]:
-        text, thinking = "".join(self._text), "".join(self._thinking)
+        text, thinking = "".join(self._text), ""
         self._text.clear()
-        self._thinking.clear()
+        if self._thinking:
+            thinking = "".join(self._thinking)
+            self._thinking.clear()
         if "\0" in text or "\0" in thinking:
             self._replaced += text.count("\0") + thinking.count("\0")
             text, thinking = clean(text), clean(thinking)

@@ -105,7 +105,7 @@ def _names(event: Transient) -> bool:
 
 def join(items: list[Item]) -> list[Item]:
     """Join neighbouring pieces of one text; lossless."""
-    if len(items) < 2:  # a token at a time
+    if len(items) < 2 or Piece not in map(type, items):  # a token at a time, or what is stored
         return items
     out: list[Item] = []
     start = 0
@@ -155,10 +155,12 @@ it and can take no more for now."""
 class _Waiting:
     """A reader that lets an `Eager` take what is shown while it waits."""
 
-    __slots__ = ("cursor", "eager", "future", "place")
+    __slots__ = ("eager", "future", "place", "taken")
 
-    def __init__(self, eager: Eager, place: int, cursor: Cursor) -> None:
-        self.eager, self.place, self.cursor = eager, place, cursor
+    def __init__(self, eager: Eager, place: int) -> None:
+        self.eager, self.place = eager, place
+        self.taken: Item | None = None
+        """The newest item that was taken."""
         self.future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
 
@@ -264,10 +266,11 @@ class Channel:
         """
         if eager is None:
             return await self.wait(), place, cursor
-        waiting = _Waiting(eager, place, cursor)
+        waiting = _Waiting(eager, place)
         self._waiting.append(waiting)
         try:
-            return await waiting.future, waiting.place, waiting.cursor
+            shown = await waiting.future
+            return shown, waiting.place, cursor if waiting.taken is None else place_of(waiting.taken)
         finally:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
@@ -277,21 +280,23 @@ class Channel:
         self._wake(False)
 
     def _wake(self, shown: bool = True) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(shown)
+        if self._waiters:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(shown)
         if self._waiting:
             self._waiting = [each for each in self._waiting if self._keeps_waiting(each, shown)]
 
     def _keeps_waiting(self, waiting: _Waiting, shown: bool) -> bool:
         if waiting.future.done():
             return False
-        items, place = self.since(waiting.place)
+        start = waiting.place - self._base
+        items = self._items[start:] if start >= 0 else []
         if items and not self.closed:
             outcome = waiting.eager(join(items))
             if outcome != "left":
-                waiting.place, waiting.cursor = place, place_of(items[-1])
+                waiting.place, waiting.taken = self._base + len(self._items), items[-1]
             if outcome == "taken":
                 return True
             shown = outcome == "left"

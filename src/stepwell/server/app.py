@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -56,6 +57,15 @@ _HEADERS = (
 )
 """What pages of other origins may send."""
 
+_SILENT: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
+"""A variable of the environment could have the framework send requests, with what is said in them, to somebody."""
+
 _log = logging.getLogger("stepwell.server")
 
 
@@ -82,7 +92,14 @@ def create_app(config: Config, catalog: Catalog, service: RunService, local_key:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    app = FastAPI(title="Stepwell", version=version("stepwell"), lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Stepwell",
+        version=version("stepwell"),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        telemetry=_SILENT,
+    )
     _include_faces(app, config, service, catalog)
 
     @app.get("/health", tags=["health"])

@@ -71,6 +71,8 @@ def _native(path: str, status: int, message: str) -> bytes | None:
 class Gate:
     """Middleware around the whole application.
 
+    In the `state` of a request it leaves its `Caller`, and `send` as it is before the application wraps it.
+
     Args:
         app: The application.
         config: Who may ask.
@@ -96,7 +98,8 @@ class Gate:
             self._check_host(headers)
             self._check_origin(scope["method"], headers)
             self._check_length(headers)
-            scope.setdefault("state", {})["caller"] = await self._caller(scope["path"], headers)
+            state = scope.setdefault("state", {})
+            state["caller"], state["send"] = await self._caller(scope["path"], headers), send
         except Refusal as refusal:
             await self._refuse(scope, refusal)(scope, receive, send)
             return
@@ -185,6 +188,8 @@ class _Bounded:
         self._until: float | None = asyncio.get_running_loop().time() + BODY_SECONDS
 
     async def __call__(self) -> Message:
+        if self._until is None:
+            return await self._receive()
         try:
             async with asyncio.timeout_at(self._until):
                 message = await self._receive()

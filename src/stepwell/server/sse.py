@@ -22,7 +22,12 @@ HEARTBEAT = 15.0
 RECHECK = 30.0
 """Seconds after which an open stream's key is looked at again."""
 
-HEADERS = {"cache-control": "no-cache", "connection": "keep-alive", "x-accel-buffering": "no"}
+HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "connection": "keep-alive",
+    "x-accel-buffering": "no",
+}
 
 
 def frame(item: Item) -> bytes:
@@ -62,8 +67,8 @@ class Direct:
         for item in items:
             if item.ends_run:
                 return "left"
-        sending = self.send({"type": "http.response.body", "body": b"".join(map(frame, items)), "more_body": True})
-        steps = sending.__await__()
+        body = frame(items[0]) if len(items) == 1 else b"".join(map(frame, items))
+        steps = self.send({"type": "http.response.body", "body": body, "more_body": True}).__await__()
         try:
             blocked_by = next(steps)
         except StopIteration:
@@ -113,8 +118,8 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(self, frames: AsyncGenerator[bytes], headers: dict[str, str], direct: Direct) -> None:
-        super().__init__(None, headers=headers)
-        del self.headers["content-length"]
+        self.status_code, self.background, self.body = 200, None, b""
+        self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         self._frames, self._direct, self._over = frames, direct, False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,7 +128,8 @@ class EventStream(Response):
         watching = asyncio.ensure_future(self._watch(receive, task))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            self._direct.send = send
+            # What the application puts around `send` looks for the head only, and would cost three calls a token.
+            send = self._direct.send = scope.get("state", {}).get("send", send)
             async with aclosing(self._frames) as frames:
                 async for data in frames:
                     await self._direct.finish()

@@ -139,6 +139,46 @@ def test_an_agent_works_in_one_loop_after_the_other(path: Path | None) -> None:
     asyncio.run(agent.close())
 
 
+@pytest.mark.parametrize("turns", range(6))
+def test_a_run_that_was_under_way_when_its_loop_ended_goes_on_in_the_next(turns: int, path: Path | None) -> None:
+    agent = Agent(ScriptedModel(added), tools=[add], path=path)
+
+    async def first() -> str:
+        thread = (await agent.send("1")).thread
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return thread
+
+    async def second() -> str:
+        async with asyncio.timeout(20):
+            return (await agent.result(thread)).text
+
+    thread = asyncio.run(first())
+    assert asyncio.run(second()) == "1001"
+    asyncio.run(agent.close())
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_loops_of_several_threads_share_an_agent(closed: bool, path: Path | None) -> None:
+    agent, loops = Agent(ScriptedModel(echo), path=path), [asyncio.new_event_loop() for _ in range(2)]
+    one, other = (loop.run_until_complete(agent.run("one")).thread for loop in loops)
+    before = agent._parts._service
+    loops[0].close()
+    assert loops[1].run_until_complete(agent.run("two", thread=other)).text == "one | two"
+    assert agent._parts._service is before  # for what a loop that is still open may have under way
+    if closed:
+        loops[1].close()
+    assert asyncio.run(agent.run("two", thread=one)).text == "one | two"
+    assert (agent._parts._service is before) is not closed
+    asyncio.run(agent.close())
+    loops[1].close()
+
+
+def added(request: ModelRequest) -> Answer:
+    last = request.messages[-1]
+    return call("add", a=int(last.content), b=1000) if last.role == "user" else last.content
+
+
 def test_many_runs_at_once_keep_apart(path: Path | None) -> None:
     def brain(request: ModelRequest) -> Answer:
         last = request.messages[-1]
@@ -426,6 +466,9 @@ def test_wrong_arguments_are_named() -> None:
         ({"model": "qwen3"}, "base_url"),
         ({"dialect": "morse"}, "morse"),
         ({"tools": [add, add]}, "add"),
+        ({"max_steps": 5.0}, "limits.steps"),
+        ({"max_seconds": float("inf")}, "infinite"),
+        ({"temperature": "high"}, "temperature"),
     ):
         with pytest.raises(ConfigError, match=named):
             Agent(**arguments)  # type: ignore[arg-type]

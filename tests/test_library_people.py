@@ -14,6 +14,8 @@ from stepwell.errors import Busy, Decided, NotFound
 from stepwell.events import RunEnded, Steered, TextDelta, ToolEnded, ToolProgress
 from stepwell.models.scripted import Gate, ScriptedModel, call, reply
 from stepwell.tools.base import ToolContext
+from stepwell.tools.builtin.ask_human import ask_human_tool
+from tests.support.runs import bounded
 
 
 @tool(effect="write")
@@ -190,3 +192,76 @@ def test_a_stream_tells_on_wish_which_agent_each_event_happened_to() -> None:
         assert isinstance(plain[-1], RunEnded)
 
     asyncio.run(main())
+
+
+class Waits:
+    """A tool with an effect that takes its time, and how often it began and ended."""
+
+    def __init__(self) -> None:
+        self.at, self.begun, self.done = Gate(), 0, 0
+
+        @tool(effect="write")
+        async def send(to: str) -> str:
+            """Send."""
+            self.begun += 1
+            await self.at.wait()
+            self.done += 1
+            return f"sent to {to}"
+
+        self.tool: Any = send
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_run_that_is_cancelled_after_an_answer_ends_and_starts_nothing_more(kept: bool, tmp_path: Path) -> None:
+    async def main() -> None:
+        waits, path = Waits(), tmp_path / "threads.db" if kept else None
+        model = ScriptedModel([reply("", call("send", to="Ann")), "Done."])
+        async with Agent(model, tools=[waits.tool], approvals=ASKING, ask=lambda _: True, path=path) as agent:
+            running = asyncio.ensure_future(agent.run("Send the report."))
+            await waits.at.reached.wait()
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            service = agent._parts.service()
+            (info,) = await service.threads("local")
+            events = await service.events("local", info.id)
+            assert isinstance(events[-1].event, RunEnded)
+            assert events[-1].event.reason == "cancelled"
+            assert (info.run, waits.begun, waits.done) == (0, 1, 0)
+            assert (await agent.run("Thanks.", thread=info.id)).text == "Done."
+
+    bounded(main)
+
+
+def test_the_result_of_an_earlier_run_is_found_when_others_have_followed() -> None:
+    async def main() -> None:
+        async with Agent(ScriptedModel(["one", "two"])) as agent:
+            first = await agent.send("a")
+            await agent.send("b", thread=first.thread)
+            while (last := await agent.result(first.thread)).run == first.run:
+                await asyncio.sleep(0)
+            assert last.text == "two"
+            found = await agent.result(first.thread, first.run)
+            assert (found.text, found.run) == ("one", first.run)
+            with pytest.raises(NotFound):
+                await agent.result(first.thread, 99)
+
+    bounded(main)
+
+
+def test_a_question_that_is_over_before_somebody_answers_does_not_disturb_the_run() -> None:
+    async def main() -> None:
+        asked: list[int] = []
+
+        async def slow(question: Any) -> str:
+            asked.append(question.seq)
+            while await agent.questions(question.thread):
+                await asyncio.sleep(0.01)
+            return "too late"
+
+        wish = call("ask_human", question="Which?", timeout_seconds=0.05, default="red")
+        async with Agent(ScriptedModel([wish, "Red it is."]), tools=[ask_human_tool()], ask=slow) as agent:
+            assert (await agent.run("go")).text == "Red it is."
+            assert len(asked) == 1
+
+    bounded(main)

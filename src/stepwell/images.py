@@ -15,7 +15,7 @@ from typing import NamedTuple
 from stepwell.errors import InputError
 from stepwell.messages import Image
 
-_DATA_URL = re.compile(r"data:image/[\w.+-]{1,64}(?:;[\w.+=-]{1,64}){0,4};base64,", re.IGNORECASE)
+_DATA_URL = r"(?i)data:image/[\w.+-]{1,64}(?:;[\w.+=-]{1,64}){0,4};base64,"  # compiled by the first image
 _HEADER = 24  # bytes that every supported format needs at least to say its size
 _SEGMENTS = 500  # of a JPEG file before its size; cameras write some dozens
 
@@ -64,7 +64,7 @@ def probe(image: Image) -> ImageSize | None:
     Returns:
         None for an `https:` address, another format, or a header that is cut or broken.
     """
-    found = _DATA_URL.match(image.url)
+    found = re.match(_DATA_URL, image.url)
     if not found:
         return None
     payload = _Payload(image.url, found.end())
@@ -95,7 +95,7 @@ def check(
     """
     if image.url[:8].lower() == "https://":
         return
-    found = _DATA_URL.match(image.url)
+    found = re.match(_DATA_URL, image.url)
     if not found:
         raise InputError(
             f"`{field}` is no image address: send an `https://` address or `data:image/png;base64,...`", field

@@ -33,6 +33,7 @@ from stepwell.wiring.library_people import (
     Places,
     all_questions,
     compare_threads,
+    ended_state,
     fork_thread,
     give_answer,
     let_go_on,
@@ -189,8 +190,8 @@ class Agent:
         number = log.carried
         try:
             await service.drive(log)
-            waits = log.state.run is not None and log.state.run.waiting is not None
-            return await self._answered(log.thread, number, form) if waits else _result(log, number, form)
+            waits = log.state.run is not None and log.state.run.seq == log.carried == number  # or did, and goes on
+            return await (self._answered(log.thread, number, form) if waits else _result(log, number, form))
         except asyncio.CancelledError:
             await service.abandon(log, number)
             raise
@@ -200,7 +201,7 @@ class Agent:
         service = self._parts.service()
         async with service.using(OWNER, thread) as log:
             await settle_run(service, OWNER, log, number, self._ask)
-            return _result(log, number, form)
+            return await _result(log, number, form)
 
     async def result(self, thread: str, run: int = 0) -> Result:
         """Wait for the end of a run, answering what it asks, and return what it came to.
@@ -212,9 +213,10 @@ class Agent:
         Raises:
             RunWaits: It waits for people, and there is no `ask`.
             RunFailed: It ended without an answer.
+            NotFound: There is no such thread or run.
             InputError: The thread has no run.
         """
-        number = run or await newest_run(self._parts.service(), OWNER, thread)
+        number = await newest_run(self._parts.service(), OWNER, thread, run)
         return await self._answered(thread, number, None)
 
     async def questions(self, thread: str) -> list[QuestionInfo]:
@@ -450,12 +452,13 @@ class Agent:
         await self.close()
 
 
-def _result(log: ThreadLog, number: int, form: Output | None) -> Result:
-    run, ended = log.state.last or (None, None)
+async def _result(log: ThreadLog, number: int, form: Output | None) -> Result:
+    state = await ended_state(log, number)
+    run, ended = state.last or (None, None)
     if run is None or ended is None or run.seq != number:
         raise Busy("Another process took the run over or came first; what it does is in the thread.", "thread")
     if ended.reason != "answer":
         raise RunFailed(ended.detail, ended.cause)
-    text = answer_text(log)
+    text = answer_text(state)
     output = None if form is None else answer_object(form, text)
     return Result(text, log.thread, run.seq, run.spent.steps, run.spent.usage, ended.cause, output)

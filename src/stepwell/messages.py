@@ -225,7 +225,12 @@ class Transcript(Sequence[Message]):
 
 
 def clean(text: str) -> str:
-    """Return text that every store and protocol can hold: NUL and lone surrogates become U+FFFD."""
+    """Return text that every store and protocol can hold: NUL and lone surrogates become U+FFFD.
+
+    What derives from `str`, such as the texts of numpy and of parsers of HTML, becomes a plain one.
+    """
+    if type(text) is not str:
+        text = str.__str__(text)
     if "\0" in text:
         text = text.replace("\0", "\ufffd")
     if text.isascii():

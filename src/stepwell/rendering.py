@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from posixpath import normpath
 from typing import Any, Literal, assert_never
 
@@ -25,7 +26,6 @@ LINE = 120
 
 _CALL, _NAME, _STATUS = 50, 128, 16  # characters of a call and of a status in a line, and of a tool's name
 _LEAST_TEXT = 40
-_BREAKS = re.compile(r"\r(?!\n)|[\n\v\f\x1c-\x1e\x85\u2028\u2029]")
 _PLACES = re.compile(r"\{\{|\}\}|\{([^\W\d]\w*)\}|[{}]")
 _FILE_CONTENTS = frozenset({"content", "new_content"})
 _FILE_PATHS = ("path", "file_path", "filepath", "filename", "file_name", "file")
@@ -289,8 +289,14 @@ def _blank(text: str) -> bool:
     return not text or text.isspace()
 
 
+@cache
+def _breaks() -> re.Pattern[str]:
+    """Return what finds the breaks of lines; most runs end before anything is left out of their window."""
+    return re.compile(r"\r(?!\n)|[\n\v\f\x1c-\x1e\x85\u2028\u2029]")
+
+
 def _indented(text: str) -> str:
-    return _BREAKS.sub("\n  ", text)
+    return _breaks().sub("\n  ", text)
 
 
 def _clip(text: str, limit: int) -> str:
@@ -359,7 +365,7 @@ def _start(entry: PastEntry, language: str) -> str:
 
 def _result(entry: PastEntry, room: int, language: str) -> str:
     called, status = _called(_call(entry), max(room // 4, LINE)), _one_line(entry.status, _NAME)
-    if len(entry.text) <= LINE and not _BREAKS.search(entry.text):
+    if len(entry.text) <= LINE and not _breaks().search(entry.text):
         return f"{called} [{status}] {entry.text}"
     lines = f"{called}\n  [{heading('status', language)}] {status}\n  [{heading('output', language)}] "
     body = _fitted(entry, room - len(lines))
@@ -370,7 +376,7 @@ def _fitted(entry: PastEntry, room: int) -> str:
     """Return a text indented and cut so that it has at most `room` characters, if that leaves enough to read."""
     text, handle = entry.text, handle_of_event(entry.seq)
     cut = _cut(text, room, handle)
-    breaks = len(_BREAKS.findall(cut))
+    breaks = len(_breaks().findall(cut))
     if len(cut) + 2 * breaks > room:
         # A shorter cut has at most the same breaks and the two around the mark.
         cut = _cut(text, room - 2 * breaks - 4, handle)

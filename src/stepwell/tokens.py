@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from importlib import import_module
-from typing import Literal, NamedTuple, Protocol, cast
+from typing import Literal, Protocol, cast
 from warnings import catch_warnings, simplefilter
 
 import msgspec
@@ -313,12 +313,8 @@ def _count(encoding: _Encoding, piece: str, exact: bool) -> int:
     return len(encoding.encode_ordinary(piece)) if exact else _bytes(piece)
 
 
-class _Piece(NamedTuple):
-    """A stretch of a text from one edge to another, and whether it may be counted exactly."""
-
-    start: int
-    end: int
-    exact: bool
+_Piece = tuple[int, int, bool]
+"""Start and end of a stretch of a text from one edge to another, and whether it may be counted exactly."""
 
 
 def _pieces(text: str) -> Iterator[_Piece]:
@@ -334,11 +330,11 @@ def _pieces(text: str) -> Iterator[_Piece]:
             last = _last_edge(text, start, start + _PIECE + 1) or start
             if end - last > _LONGEST:
                 if last > start:
-                    yield _Piece(start, last, True)
-                yield _Piece(last, end, False)
+                    yield start, last, True
+                yield last, end, False
                 start = end
                 continue
-        yield _Piece(start, end, True)
+        yield start, end, True
         start = end
 
 
@@ -354,11 +350,11 @@ def _pieces_from_end(text: str) -> Iterator[_Piece]:
             first = edge.end() if edge else end
             if first - start > _LONGEST:
                 if first < end:
-                    yield _Piece(first, end, True)
-                yield _Piece(start, first, False)
+                    yield first, end, True
+                yield start, first, False
                 end = start
                 continue
-        yield _Piece(start, end, True)
+        yield start, end, True
         end = start
 
 

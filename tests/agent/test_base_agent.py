@@ -14,7 +14,7 @@ import pytest
 from stepwell.agent.base import CHAT_PROMPT, CONCLUSION, STEP_PROMPT, BaseAgent, ToolOutput
 from stepwell.agent.memory import MemoryLog
 from stepwell.agent.options import AgentOptions, ExecutionOptions, ExperimentOptions, SummaryOptions
-from stepwell.agent.replies import REPLIES
+from stepwell.agent.replies import built_in
 from stepwell.agent.summaries import Summaries
 from stepwell.contexts import FailureGoal, LongTermContext, TaskConclusion, ToolReflection
 from stepwell.errors import ConfigError, ReplyMisfit
@@ -118,14 +118,14 @@ def test_a_new_agent_has_empty_contexts_and_the_prompts_that_it_was_given() -> N
     agent = BaseAgent(config, "profile", "step", "chat", "end", "action_reasoning", model=ScriptedModel([]))
     assert (agent.config, agent.profile) == (config, "profile")
     assert (agent.step_prompt, agent.chat_prompt, agent.conclusion_prompt) == ("step", "chat", "end")
-    assert agent.default_replies == REPLIES["action_reasoning"]
-    assert agent.conclusion_arguments == REPLIES["conclusion"]
+    assert agent.default_replies == built_in()["action_reasoning"]
+    assert agent.conclusion_arguments == built_in()["conclusion"]
     assert agent.longterm_context == LongTermContext()
     assert agent.working_context.thoughts == agent.working_context.tool_calls == ()
     assert (len(agent.history_working_context), len(agent.history_tool_calls)) == (0, 0)
     assert agent._tool_call_summary_task is None
     assert agent._context_summary_task is None
-    assert BaseAgent(config, "", model=ScriptedModel([])).default_replies == REPLIES["simple_thought"]
+    assert BaseAgent(config, "", model=ScriptedModel([])).default_replies == built_in()["simple_thought"]
     assert BaseAgent(config, "", default_replies=None, model=ScriptedModel([])).default_replies is None
     with pytest.raises(ConfigError, match="simple_thought"):
         BaseAgent(config, "", default_replies="deep_thought", model=ScriptedModel([]))

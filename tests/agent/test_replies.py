@@ -17,12 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator
 from stepwell.agent.replies import (
     LONGEST_REASON,
     LONGEST_SHOWN,
-    REPLIES,
     Fault,
     Form,
     Output,
     ReplySchema,
     Value,
+    built_in,
     choose_form,
     output_of,
     repair_prompt,
@@ -36,7 +36,7 @@ from stepwell.messages import NO_TOOLS, Message, ToolCall, ToolSpec, ToolSpecs, 
 from stepwell.models.base import ModelProfile, ModelRequest, Settings
 from stepwell.models.wire import tail_fields, tools_json
 
-THOUGHT = REPLIES["simple_thought"]
+THOUGHT = built_in()["simple_thought"]
 FORMS: tuple[Form, ...] = ("tool", "json", "text")
 TOOLS = ToolSpecs((ToolSpec("search", "Search.", {"type": "object", "properties": {"q": {"type": "string"}}}),))
 
@@ -143,7 +143,7 @@ FULL: dict[str, dict[str, Any]] = {
 def test_a_built_in_reply_takes_what_it_describes_and_nothing_else(name: str) -> None:
     schema = reply_schema(name)
     assert schema is not None
-    assert schema is REPLIES[name]
+    assert schema is built_in()[name]
     text = json.dumps(FULL[name])
     assert validate(schema, text) == Value(FULL[name], FULL[name])
     assert reason(schema, json.dumps({**FULL[name], "more": 1})) == "field `more` is unknown"
@@ -153,7 +153,7 @@ def test_a_built_in_reply_takes_what_it_describes_and_nothing_else(name: str) ->
 
 
 def test_every_built_in_reply_is_tested() -> None:
-    assert FULL.keys() == REPLIES.keys()
+    assert FULL.keys() == built_in().keys()
 
 
 def test_no_schema_is_asked_for_by_none() -> None:
@@ -343,7 +343,7 @@ def test_the_wire_carries_a_reply_in_json_mode_as_its_schema() -> None:
 @pytest.mark.parametrize(("language", "words"), [("en", "JSON schema"), ("zh", "对象")])
 def test_a_reply_is_asked_for_in_words_of_either_language(language: str, words: str) -> None:
     before = Settings(tool_choice="auto")
-    tools, after, said = with_reply(TOOLS, before, REPLIES["conclusion"], "text", language=language)
+    tools, after, said = with_reply(TOOLS, before, built_in()["conclusion"], "text", language=language)
     assert tools is TOOLS
     assert after is before
     assert words in said
@@ -355,7 +355,7 @@ def test_equal_tools_and_schemas_are_encoded_once() -> None:
     again, _, _ = with_reply(
         ToolSpecs(tuple(TOOLS)), Settings(), output_of("simple_thought").schema, "tool", forced=True
     )
-    other, _, _ = with_reply(TOOLS, Settings(), REPLIES["chat"], "tool")
+    other, _, _ = with_reply(TOOLS, Settings(), built_in()["chat"], "tool")
     assert first is again
     assert first is not other
 
@@ -363,7 +363,7 @@ def test_equal_tools_and_schemas_are_encoded_once() -> None:
 def test_a_tool_that_has_the_name_of_a_reply_is_refused() -> None:
     tools = ToolSpecs((ToolSpec("chat", "Chat.", {"type": "object"}),))
     with pytest.raises(ConfigError, match="both named 'chat'"):
-        with_reply(tools, Settings(), REPLIES["chat"], "tool")
+        with_reply(tools, Settings(), built_in()["chat"], "tool")
 
 
 # How an answer is read.

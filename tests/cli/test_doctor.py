@@ -12,6 +12,7 @@ import pytest
 
 from stepwell.cli import doctor as doctor_module
 from stepwell.cli.screen import Screen
+from stepwell.cli.sources import Sources
 from stepwell.config import Config, McpServerSettings
 from tests.cli.running import Cli, Done, finish
 from tests.support.endpoint import Cut, Endpoint, Reply, document, error, stream
@@ -162,6 +163,22 @@ def test_a_folder_that_cannot_be_used_is_found(tmp_path: Path) -> None:
     done = doctor(Cli(tmp_path))
     assert (done.code, "BAD  data folder" in done.out) == (1, True)
     assert "STEPWELL_DATA" in remedy_of(done, "data folder")
+
+
+def test_a_folder_and_a_file_that_may_not_even_be_looked_at_are_findings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refused)
+    assert doctor_module.run(Screen("en"), Sources(data=tmp_path / "data")) == 1
+    said = capsys.readouterr().out
+    assert f"BAD  data folder: {tmp_path / 'data'}: Permission denied" in said
+    assert "tools: calculate, now" in said
+    monkeypatch.setattr(Path, "is_file", refused)
+    assert doctor_module.run(Screen("en"), Sources(tmp_path / "s.toml")) == 1
+    assert "BAD  settings: [Errno 13] Permission denied" in capsys.readouterr().out
 
 
 def test_a_folder_that_others_can_read_is_pointed_out(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import aiohttp
+import apsw
 import pytest
 
 from tests.cli.running import Cli
@@ -61,10 +62,32 @@ def test_a_key_is_made_with_limits_and_they_are_listed(tmp_path: Path) -> None:
         assert (await cli.run("keys", "add", "bob")).code == 0
         listed = [line.split("\t") for line in (await cli.run("keys", "list")).out.splitlines()]
         assert [(row[1], row[4]) for row in listed] == [("ada", "tokens=100000 seconds=1.5 money=7.25"), ("bob", "")]
-        for wrong in ("money", "money=", "money=x", "money=-1", "money=nan", "money=inf", "tokens=1.5", "gold=1"):
+        for wrong in (
+            "money",
+            "money=",
+            "money=x",
+            "money=-1",
+            "money=nan",
+            "money=inf",
+            "tokens=1.5",
+            "gold=1",
+            "tokens=1" + "0" * 400,
+        ):
             done = await cli.run("keys", "add", "eve", "--limit", wrong)
             assert (done.code, done.out, repr(wrong) in done.err) == (1, "", True)
         assert "eve" not in (await cli.run("keys", "list")).out
+
+    asyncio.run(main())
+
+
+def test_keys_are_listed_also_when_one_has_a_limit_beyond_all_floats(tmp_path: Path) -> None:
+    async def main() -> None:
+        cli = Cli(tmp_path)
+        assert (await cli.run("keys", "add", "ada", "--limit", "tokens=7")).code == 0
+        db = apsw.Connection(str(cli.data / "stepwell.db"))
+        db.execute("UPDATE api_keys SET limits = replace(limits, '7', '1' || ?)", ("0" * 400,))
+        db.close()
+        assert (await cli.run("keys", "list")).out.rstrip("\n").endswith("tokens=1" + "0" * 400)
 
     asyncio.run(main())
 

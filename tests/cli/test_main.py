@@ -38,6 +38,13 @@ def test_every_command_explains_itself(tmp_path: Path, command: str) -> None:
     assert "--data" in done.out or command == "keys"
 
 
+@pytest.mark.parametrize("command", ["--help", "--version", "doctor"])
+def test_an_output_that_takes_nothing_is_an_error_told_once(tmp_path: Path, command: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = asyncio.run(Cli(tmp_path).run(command, stdout=full))
+    assert (done.code, done.err.count("No space left on device"), len(done.err.splitlines())) == (1, 1, 1)
+
+
 def test_every_text_is_there_in_both_languages_with_the_same_values() -> None:
     def values(words: str) -> set[str]:
         return set(re.findall(r"\{([a-z]+)", words))

@@ -39,6 +39,21 @@ def test_the_first_start_tells_address_key_and_the_next_command_a_later_one_no_k
     asyncio.run(main())
 
 
+def test_a_start_that_cannot_be_announced_ends_with_the_cause(tmp_path: Path) -> None:
+    async def main() -> None:
+        cli = Cli(tmp_path)
+        (cli.data / "server.json").mkdir(parents=True)
+        done = await cli.run("serve", "--port", "0")
+        assert (done.code, done.out) == (1, "")
+        assert "server.json" in done.err
+        (cli.data / "server.json").rmdir()
+        with open("/dev/full", "w") as full:
+            done = await cli.run("serve", "--port", "0", stdout=full)
+        assert (done.code, "No space left on device" in done.err) == (1, True)
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_0_and_unfinished_runs_go_on_at_the_next_start(
     tmp_path: Path, sign: signal.Signals

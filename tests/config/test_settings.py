@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -355,6 +356,20 @@ WRONG: list[tuple[str, str, str]] = [
     ("[chatchat]\ntemperature = 1.5", "chatchat.temperature", "1"),
     ("[chatchat]\nhistory_rounds = -1", "chatchat.history_rounds", "0"),
     ("[chatchat]\nkeep_days = 0", "chatchat.keep_days", "1"),
+    ('data = "~nobody-of-this-name/x"', "data", "set HOME or write the whole path"),
+    ('data = "a\\u0000b"', "data", "U+0000"),
+    ('[tools]\nworkspace = "~nobody-of-this-name"', "tools.workspace", "set HOME or write the whole path"),
+    ('[models.m]\nkind = "scripted"\nscript = "a\\u0000b"', "models.m.script", "U+0000"),
+    ('[mcp.m]\ncommand = "x"\ncwd = "~nobody-of-this-name"', "mcp.m.cwd", "set HOME or write the whole path"),
+    ('[models.m]\nbase_url = "http://127.0.0.1:99999/v1"', "models.m", "http://127.0.0.1:11434/v1"),
+    ('[models.m]\nkind = "offline"\nstall_timeout = inf', "models.m.stall_timeout", "1000000000"),
+    ("[approvals]\nseconds = inf", "approvals.seconds", "1000000000"),
+    ("[approvals]\nseconds = 1e18", "approvals.seconds", "1000000000"),
+    ("[limits]\nseconds = inf", "limits.seconds", "1000000000"),
+    ("[limits]\nmoney = 1e300", "limits.money", "1000000000000000"),
+    ("[limits]\ntokens = 100000000000000000000", "limits.tokens", "1000000000000000"),
+    ("[tools.shell]\ntimeout = inf", "tools.shell.timeout", "1000000000"),
+    ("[openai]\nkeep_days = 99999999999", "openai.keep_days", "36500"),
 ]
 
 
@@ -366,6 +381,28 @@ def test_a_wrong_setting_is_named_with_its_place_and_remedy(tmp_path: Path, text
     assert remedy in message
     assert "s.toml" in message
     assert "\n" not in message
+
+
+def test_without_a_home_folder_the_data_folder_has_to_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def homeless(path: str) -> str:
+        return path  # as for a user without HOME and without an entry among the system's users
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os.path, "expanduser", homeless)
+    with pytest.raises(ConfigError, match="data: there is no home folder for ~; set HOME or write the whole path"):
+        load()
+    assert load(data=tmp_path).folder == tmp_path
+
+
+def test_a_file_nested_without_end_is_refused(tmp_path: Path) -> None:
+    assert "nested too deeply" in refusal(tmp_path, "a = " + "[" * 5000)
+
+
+@pytest.mark.parametrize("origin", ["https://chat.test/", "chat.test", "null", "*", "https://Chat.test", "https://"])
+def test_what_no_browser_sends_as_an_origin_is_refused(tmp_path: Path, origin: str) -> None:
+    message = refusal(tmp_path, f'origins = ["{origin}"]')
+    assert repr(origin) in message
+    assert "https://chat.example.org" in message
 
 
 def test_all_wrong_settings_are_named_at_once(tmp_path: Path) -> None:

@@ -88,6 +88,13 @@ async def other(store: Store, *events: Stored) -> None:
     await log.committed()
 
 
+async def given(store: HeldStore) -> None:
+    """Wait until the store was given the first append."""
+    while not store.waiting:
+        await asyncio.sleep(0)
+    assert len(store.waiting) == 1
+
+
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 def test_events_are_numbered_at_once_and_stored_in_order(kind: str, tmp_path: Path) -> None:
     async def main() -> None:
@@ -113,7 +120,7 @@ def test_what_is_not_on_the_disk_is_not_shown() -> None:
         log = made(store)
         log.append(*STARTED)
         waiter = asyncio.ensure_future(log.committed())
-        await asyncio.sleep(0)
+        await given(store)
         log.append(TitleChanged("x"))
         assert shown(log) == []
         assert log.busy
@@ -122,6 +129,25 @@ def test_what_is_not_on_the_disk_is_not_shown() -> None:
         assert shown(log) == list(STARTED)
         await log.committed()
         assert shown(log) == [*STARTED, TitleChanged("x")]
+
+    bounded(main)
+
+
+def test_a_run_and_what_its_driver_begins_in_the_next_turn_of_the_loop_are_one_commit() -> None:
+    async def main() -> None:
+        store = HeldStore()
+        store.held = True
+        log = made(store)
+        log.append(*STARTED)
+
+        async def drive() -> None:
+            log.append(*STEP)
+
+        await asyncio.ensure_future(drive())
+        await given(store)
+        store.release()
+        assert [each.event for each in await store.read("t")] == [*STARTED, *STEP]
+        await log.committed()
 
     bounded(main)
 
@@ -630,8 +656,7 @@ def test_a_result_under_way_to_the_disk_can_be_read() -> None:
         store.held = True
         log = made(store)
         log.append(*STARTED, blobs={HASH: DATA})
-        await asyncio.sleep(0)
-        assert len(store.waiting) == 1
+        await given(store)
         same = HASH[:12] + "f" * 52
         log.append(TitleChanged("x"), blobs={same: b"other"})
         assert await log.blob(same) == b"other"

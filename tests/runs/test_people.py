@@ -33,6 +33,7 @@ from stepwell.events import (
 from stepwell.messages import Message, ToolCall
 from stepwell.models.base import ModelRequest
 from stepwell.models.scripted import Answer, Gate, call, reply
+from stepwell.runs import carrying
 from stepwell.runs.people import answer, go_on, pause, pending, questions, steer
 from stepwell.runs.service import RunRef, RunService
 from stepwell.specs import Limits, Rule, RunSpec
@@ -481,6 +482,66 @@ def test_a_timer_of_the_service_sees_to_it_and_a_new_process_does_it_first(tmp_p
             service = clocked(made, clock)
             assert await service.resume() == 1
             assert answer_of(await made.ended(ref)) == "Heard: red"
+
+    bounded(main)
+
+
+class Slow(MemoryStore):
+    """A store with a clock that goes on while it looks for what is overdue."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock, self.passes = clock, 0
+
+    async def overdue(self, now: int) -> list[ThreadInfo]:
+        found = await super().overdue(now)
+        self.clock.now += self.passes
+        self.passes = 0
+        return found
+
+
+def test_what_becomes_due_while_something_else_expires_is_not_forgotten() -> None:
+    async def main() -> None:
+        clock = Clock()
+        store = Slow(clock)
+        brain = asking(question="Which?", timeout_seconds=60, default="red")
+        async with rig(brain, ask_human_tool(), store=store) as made:
+            service = clocked(made, clock)
+            refs = [await made.start()]
+            clock.now += 5
+            refs.append(await made.start())
+            for ref in refs:
+                await waiting(made, ref)
+            clock.now += 60_000 - 5
+            store.passes = 20
+            service._alarm.set(clock.now)  # the time of the first is over; that of the second will be meanwhile
+            for ref in refs:
+                assert answer_of(await made.ended(ref)) == "Heard: red"
+
+    bounded(main)
+
+
+def test_what_expires_on_its_way_to_a_slow_disk_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(carrying, "AGAIN", 10)
+        store = HeldStore()
+        async with rig(asking(question="Which?", timeout_seconds=0.02), ask_human_tool(), store=store) as made:
+            ref = await made.start()
+            store.held = True
+            (log,) = made.service._logs.values()
+            while not log.state.questions:
+                await asyncio.sleep(0)
+            rung = asyncio.Event()
+            ring = made.service._alarm._ring
+
+            async def told() -> int:
+                rung.set()
+                return await ring()
+
+            monkeypatch.setattr(made.service._alarm, "_ring", told)
+            await rung.wait()
+            store.release()
+            assert events_of(await made.ended(ref), Answered)[0].decision == "expired"
 
     bounded(main)
 

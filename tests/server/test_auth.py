@@ -313,6 +313,21 @@ def test_only_hosts_of_this_machine_and_of_the_settings_are_served(tmp_path: Pat
         with_server(tmp_path, work, auth=auth, hosts=["Own.test"])
 
 
+def test_a_host_may_stand_in_the_settings_with_its_port_and_a_refusal_names_what_to_add(tmp_path: Path) -> None:
+    async def work(server: Server) -> None:
+        for host in ("own.test:8443", "own.test", "[::2]:9"):
+            assert (await server.raw(f"GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())).status == 200, host
+        status, said = await server.call("GET", "/health", headers={"host": "evil.test:8443"})
+        assert (status, said["error"]["message"].partition(";")[0]) == (403, "The host 'evil.test' is not served here")
+        status, said = await server.call("GET", "/health", headers={"origin": "null"})
+        assert (status, said["error"]["message"]) == (
+            403,
+            "The origin 'null' may not call; deliver the page over HTTP.",
+        )
+
+    with_server(tmp_path, work, hosts=["own.test:8443", "[::2]"])
+
+
 def test_a_page_of_another_site_reaches_no_route(tmp_path: Path) -> None:
     async def work(server: Server) -> None:
         own = f"127.0.0.1:{server.port}"

@@ -6,14 +6,17 @@ import asyncio
 import json
 import socket
 import stat
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 
 from stepwell.config import Config
 from stepwell.errors import ConfigError
-from stepwell.server.run import address, listen, write_address
+from stepwell.server.run import address, listen, serve, write_address
 from tests.support.endpoint import Endpoint, Reply, chunk, ending
 from tests.support.server import scripted, serving
 
@@ -86,6 +89,29 @@ def test_small_writes_are_sent_at_once(tmp_path: Path) -> None:
             assert all(options)
 
     asyncio.run(main())
+
+
+def test_ctrl_c_before_anything_is_served_begins_nothing() -> None:
+    began: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        began.append("runs are gone on with")
+        yield
+
+    async def nothing(*_: Any) -> None:
+        pass
+
+    async def main() -> None:
+        with listen(Config(port=0)) as listener:
+            starting = asyncio.ensure_future(serve(FastAPI(lifespan=lifespan), listener, nothing, nothing))
+            asyncio.get_running_loop().call_soon(starting.cancel)
+            with pytest.raises(asyncio.CancelledError):
+                await starting
+            await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
+
+    asyncio.run(main())
+    assert began == []
 
 
 @pytest.mark.limit(20)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import apsw
@@ -189,3 +191,66 @@ def test_the_write_ahead_log_stays_short_while_commits_go_on(tmp_path: Path) -> 
         return longest
 
     assert asyncio.run(main()) < 2_000_000  # of some 6 million bytes in all
+
+
+OPEN = """
+import sys
+from pathlib import Path
+from stepwell.store.sqlite import SqliteStore
+print("ready", flush=True)
+sys.stdin.readline()
+SqliteStore(Path(sys.argv[1]))
+print("open", flush=True)
+"""
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_processes_that_open_a_new_or_an_old_file_at_once_all_get_it(version: int, tmp_path: Path) -> None:
+    for attempt in range(3):
+        path = tmp_path / f"{attempt}.db"
+        if version:
+            old_file(path, version)
+        command = [sys.executable, "-c", OPEN, str(path)]
+        many = [subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True) for _ in range(4)]
+        for each in many:
+            assert each.stdout is not None
+            assert each.stdout.readline() == "ready\n"
+        for each in many:
+            assert each.stdin is not None
+            each.stdin.write("\n")
+            each.stdin.flush()
+        assert [each.communicate(timeout=60)[0] for each in many] == ["open\n"] * 4
+
+
+LIMITED = """
+import asyncio, resource, sys
+from pathlib import Path
+from stepwell.errors import StoreFull
+from stepwell.events import MessageAdded, Recorded
+from stepwell.messages import Message
+from stepwell.store.base import ThreadInfo
+from stepwell.store.sqlite import SqliteStore
+
+async def main():
+    store = SqliteStore(Path(sys.argv[1]))
+    await store.append("t", [], expect=0, new=ThreadInfo("t", "ann"))
+    added = [Recorded(1, 1, 0, MessageAdded(Message("user", "x" * 1_000_000)))]
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, most))
+    try:
+        await store.append("t", added, expect=0)
+    except StoreFull:
+        print("full")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    await store.append("t", added, expect=0)
+    print(len(await store.read("t")))
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+def test_a_quota_is_met_like_a_full_disk_and_the_store_works_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "x.db")]
+    made = subprocess.run(command, check=False, capture_output=True, timeout=60)
+    assert (made.returncode, made.stdout.decode()) == (0, "full\n1\n"), made.stderr.decode()

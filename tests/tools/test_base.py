@@ -164,6 +164,10 @@ def test_a_tools_own_error_is_told_by_its_message_alone() -> None:
     assert run(fail) == ToolResult("No such city. Write it in English.", "failed")
 
 
+class Panic(BaseException):
+    """What extensions written in Rust raise, and test runners to skip or fail a test."""
+
+
 class Rude(Exception):
     """An exception that cannot describe itself."""
 
@@ -182,6 +186,8 @@ class Rude(Exception):
         (ExceptionGroup("many", [ValueError("x")]), "ExceptionGroup: many (1 sub-exception)"),
         (RecursionError("deep"), "RecursionError: deep"),
         (Rude(), "Rude"),
+        (Panic("the extension panicked"), "Panic: the extension panicked"),
+        (BaseExceptionGroup("many", [Panic("x")]), "BaseExceptionGroup: many (1 sub-exception)"),
     ],
 )
 @pytest.mark.parametrize("threaded", [False, True])
@@ -193,6 +199,45 @@ def test_any_exception_becomes_a_failed_result(error: BaseException, content: st
         raise error
 
     assert run(blocking if threaded else waiting) == ToolResult(content, "failed")
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, GeneratorExit])
+def test_what_a_function_raises_in_its_thread_does_not_end_the_program(kind: type[BaseException]) -> None:
+    def blocking() -> None:
+        raise kind("x")
+
+    assert run(blocking) == ToolResult(f"RuntimeError: the function raised {kind.__name__}(x)", "failed")
+
+
+class Text(str):
+    """A text as numpy and parsers of HTML return it."""
+
+
+@pytest.mark.parametrize("result", [Text("found"), ToolResult(Text("found"))])
+def test_a_text_of_another_library_is_told_and_can_be_stored(result: object) -> None:
+    def find() -> object:
+        return result
+
+    made = run(find)
+    assert (made.content, made.status, type(made.content)) == ("found", "ok", str)
+
+
+@pytest.mark.parametrize(
+    ("result", "named"),
+    [
+        (ToolResult("x", status=cast(Any, "error")), "`status` is 'error'"),
+        (ToolResult(cast(Any, None)), "`content` is NoneType"),
+        (ToolResult("x", details=cast(Any, [1])), "`details` is list"),
+        (ToolResult("x", images=cast(Any, ("cat.png",))), "`images` holds something else"),
+    ],
+)
+def test_a_result_that_could_not_be_read_from_the_log_is_a_failure_of_the_tool(result: ToolResult, named: str) -> None:
+    async def odd() -> ToolResult:
+        return result
+
+    made = run(odd)
+    assert made.status == "failed"
+    assert named in made.content
 
 
 def test_a_slow_tool_is_given_up_and_the_seconds_named() -> None:

@@ -42,6 +42,13 @@ def test_the_workspace_is_where_the_settings_say(tmp_path: Path) -> None:
         names(tmp_path, files={"enabled": True}, workspace=tmp_path / "file" / "b")
 
 
+@pytest.mark.parametrize("place", [".", "data", "link"])
+def test_the_workspace_has_no_data_folder_in_it(tmp_path: Path, place: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match=r"tools\.workspace: .* has the data folder in it, and so the keys"):
+        names(tmp_path, files={"enabled": True}, workspace=tmp_path / place)
+
+
 def test_tools_are_left_out_by_name_and_unknown_names_are_told(tmp_path: Path) -> None:
     assert names(tmp_path, disabled=["now"]) == ["calculate"]
     assert names(tmp_path, disabled=["now", "calculate"]) == []

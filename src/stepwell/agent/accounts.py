@@ -10,7 +10,6 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import NamedTuple
 
 import msgspec
 
@@ -135,7 +134,7 @@ class Accounts:
             account.ended(run.spent.milliseconds)
 
 
-class Terms(NamedTuple):
+class Terms(msgspec.Struct, frozen=True):
     """What is known of the price of a model's replies.
 
     Args:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -27,7 +27,7 @@ from stepwell.events import (
     WindowLearned,
 )
 from stepwell.log import Log
-from stepwell.messages import Message, ToolSpec, ToolSpecs, Transcript, clean
+from stepwell.messages import NO_TOOLS, Message, ToolSpec, ToolSpecs, Transcript, clean
 from stepwell.models.base import Model, ModelRequest, Settings
 from stepwell.models.dialects.base import Dialect
 from stepwell.specs import ContextSpec, RunSpec
@@ -51,7 +51,7 @@ _COSTLY = ("max_tokens", "max_completion_tokens", "n", "best_of")
 Make = Callable[[History], ModelRequest]
 
 
-class Asked(NamedTuple):
+class Asked(msgspec.Struct, frozen=True):
     """What one question to the model brought.
 
     Args:
@@ -374,6 +374,20 @@ class Asker:
         if calls:
             return Asked(msgspec.structs.replace(message, calls=calls))
         return Asked(msgspec.structs.replace(message, content=message.content or text or "", calls=()), None, found)
+
+
+class Asking(msgspec.Struct, frozen=True):
+    """Who asked in a step, and how.
+
+    Args:
+        agent: The agent, over a log that ends before the step.
+        settings: How the reply was to be made, before its form and what was paid for.
+        calls: Tools that its engine offers in place of the agent's own.
+    """
+
+    agent: Asker
+    settings: Settings
+    calls: ToolSpecs = NO_TOOLS
 
 
 def paid(settings: Settings, longest: int | None) -> Settings:

@@ -7,6 +7,7 @@ tools and decides no next step; engines do.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from stepwell.agent.arguments import ToolOutput, message_of, settings_with, tool
 from stepwell.agent.asking import TAIL_PART, Asked, Asker
 from stepwell.agent.memory import MemoryLog
 from stepwell.agent.options import AgentOptions, context_spec
-from stepwell.agent.replies import REPLIES, ReplySchema, repair_prompt, reply_schema
+from stepwell.agent.replies import ReplySchema, built_in, repair_prompt, reply_schema
 from stepwell.agent.summaries import Summaries
 from stepwell.agent.views import PastCalls, PastSteps, basic_info, working_context
 from stepwell.contexts import WRAPPED, LongTermContext, TaskConclusion, WorkingContext, cut_text
@@ -118,12 +119,16 @@ class BaseAgent(Asker):
         )
         self.profile = profile
         self.step_prompt, self.chat_prompt, self.conclusion_prompt = step_prompt, chat_prompt, conclusion_prompt
-        self.default_replies, self.conclusion_arguments = reply_schema(default_replies), REPLIES["conclusion"]
-        self.summaries = summaries
+        self.default_replies, self.summaries = reply_schema(default_replies), summaries
         self._own_run = 0
 
     def __str__(self) -> str:
         return type(self).__name__
+
+    @cached_property
+    def conclusion_arguments(self) -> ReplySchema:
+        """Form of its conclusions."""
+        return built_in()["conclusion"]
 
     # what it knows
 

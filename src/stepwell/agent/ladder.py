@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import NamedTuple
 
+import msgspec
+
 from stepwell.agent.past import digest_of, superseded
 from stepwell.events import ContextCompacted, Cut
 from stepwell.messages import Message
@@ -57,7 +59,7 @@ RUNGS = (
 )
 
 
-class Placed(NamedTuple):
+class Placed(msgspec.Struct, frozen=True):
     """A message of the view.
 
     Args:

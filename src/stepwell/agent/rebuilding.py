@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from stepwell.agent.asking import Asker, paid
+from stepwell.agent.asking import Asker, Asking, paid
 from stepwell.agent.memory import MemoryLog
-from stepwell.agent.replies import REPLIES, ReplySchema, with_reply
+from stepwell.agent.replies import ReplySchema, built_in, with_reply
 from stepwell.errors import NotFound
 from stepwell.events import (
     ContextCompacted,
@@ -23,28 +23,14 @@ from stepwell.events import (
     ToolEnded,
 )
 from stepwell.log import Log
-from stepwell.messages import NO_TOOLS, ToolSpecs
-from stepwell.models.base import ModelRequest, Settings
+from stepwell.messages import ToolSpecs
+from stepwell.models.base import ModelRequest
 from stepwell.specs import RunSpec
 from stepwell.state.agent import AgentState
 from stepwell.state.run import RunState
 
 MOST_NAMED = 20
 """Agents that are named to who asks for one that is not there."""
-
-
-class Asking(NamedTuple):
-    """Who asked in a step, and how.
-
-    Args:
-        agent: The agent, over a log that ends before the step.
-        settings: How the reply was to be made, before its form and what was paid for.
-        calls: Tools that its engine offers in place of the agent's own.
-    """
-
-    agent: Asker
-    settings: Settings
-    calls: ToolSpecs = NO_TOOLS
 
 
 Rebuild = Callable[[RunSpec, Log, StepStarted], Asking]
@@ -234,4 +220,4 @@ def _form(agent: Asker, run: RunState, name: str) -> ReplySchema | None:
         return None
     if output is not None and output.get("name") == name:
         return ReplySchema(**output)
-    return REPLIES.get(name)
+    return built_in().get(name)

@@ -6,18 +6,15 @@ import re
 
 _LEAST = 256
 _NUMBER = r"(\d[\d,_]{1,10}\d)"
-_PATTERNS = tuple(
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        # "190000 + 20000 > 200000", "210000 tokens > 200000 maximum"
-        rf">\s*{_NUMBER}",
-        # "maximum context length is 4096 tokens", "context size (4096 tokens)", "window of 8,192", "n_ctx: 2048"
-        rf"(?:context[ _-]?(?:length|size|window)|window|n_ctx|max_model_len|model'?s limit)[^\d]{{0,60}}?{_NUMBER}",
-        # "4096 tokens maximum"
-        rf"{_NUMBER}\s*(?:tokens?\s*)?(?:maximum|max\b|limit)",
-        # "exceeds the maximum number of tokens allowed (1048576)", "maximum of 4096", "limit: 4096"
-        rf"(?:maximum|max\b|limit|at most|allowed)[^\d]{{0,60}}?{_NUMBER}",
-    )
+_PATTERNS = (  # compiled by the first refusal
+    # "190000 + 20000 > 200000", "210000 tokens > 200000 maximum"
+    rf">\s*{_NUMBER}",
+    # "maximum context length is 4096 tokens", "context size (4096 tokens)", "window of 8,192", "n_ctx: 2048"
+    rf"(?:context[ _-]?(?:length|size|window)|window|n_ctx|max_model_len|model'?s limit)[^\d]{{0,60}}?{_NUMBER}",
+    # "4096 tokens maximum"
+    rf"{_NUMBER}\s*(?:tokens?\s*)?(?:maximum|max\b|limit)",
+    # "exceeds the maximum number of tokens allowed (1048576)", "maximum of 4096", "limit: 4096"
+    rf"(?:maximum|max\b|limit|at most|allowed)[^\d]{{0,60}}?{_NUMBER}",
 )
 
 
@@ -27,7 +24,7 @@ def named_window(message: str) -> int:
     The words are those of OpenAI, vLLM, llama.cpp, Ollama, Anthropic and Gemini and others like them.
     """
     for pattern in _PATTERNS:
-        for match in pattern.finditer(message[:4000]):
+        for match in re.finditer(pattern, message[:4000], re.IGNORECASE):
             number = int(re.sub(r"[,_]", "", match[1]))
             if number >= _LEAST:
                 return number

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
@@ -113,13 +113,13 @@ def _list(description: str, items: Object | None = None, **rules: int) -> Object
     return {"type": "array", "description": description, "items": items or {"type": "string"}, **rules}
 
 
-_BUILT_IN = (
-    ReplySchema(
+_BUILT_IN: tuple[tuple[str, str, Object], ...] = (
+    (
         "simple_thought",
         "Say what you think about the next step. Give it together with the calls that follow from it.",
         _object({"thought": _text("What you make of the situation and what you do next.")}),
     ),
-    ReplySchema(
+    (
         "action_reasoning",
         "Reason before you act. Give it together with the calls that follow from it.",
         _object(
@@ -131,7 +131,7 @@ _BUILT_IN = (
             }
         ),
     ),
-    ReplySchema(
+    (
         "observation_thought",
         "Say what the last results show and what follows. Give it together with the calls that follow from it.",
         _object(
@@ -141,12 +141,12 @@ _BUILT_IN = (
             }
         ),
     ),
-    ReplySchema(
+    (
         "chat",
         "Answer the user.",
         _object({"message": _text("The answer, as the user is to read it.")}),
     ),
-    ReplySchema(
+    (
         "conclusion",
         "Conclude the task: what was reached, what was not and why, and what was learned.",
         _object(
@@ -181,8 +181,12 @@ _BUILT_IN = (
         ),
     ),
 )
-REPLIES: Mapping[str, ReplySchema] = MappingProxyType({each.name: each for each in _BUILT_IN})
-"""The replies that every agent knows, by name."""
+
+
+@cache
+def built_in() -> Mapping[str, ReplySchema]:
+    """Return the replies that every agent knows, by name; made for the first who asks, as most chats need none."""
+    return MappingProxyType({each[0]: ReplySchema(*each) for each in _BUILT_IN})
 
 
 def reply_schema(given: object) -> ReplySchema | None:
@@ -198,7 +202,7 @@ def output_of(given: object) -> Output:
     """Return the form of a reply and what becomes of its fields.
 
     Args:
-        given: A name in `REPLIES`, a JSON schema with a `title`, a `ReplySchema`, an `Output`, or a class: a
+        given: A name in `built_in`, a JSON schema with a `title`, a `ReplySchema`, an `Output`, or a class: a
             msgspec struct, dataclass or TypedDict, or one with `model_json_schema` and `model_validate`, as
             pydantic's models are.
 
@@ -210,9 +214,9 @@ def output_of(given: object) -> Output:
     if isinstance(given, ReplySchema):
         return Output(given, _unchanged)
     if isinstance(given, str):
-        if given not in REPLIES:
-            raise ConfigError(f"There is no reply named {given[:80]!r}. Known: {', '.join(REPLIES)}.")
-        return Output(REPLIES[given], _unchanged)
+        if given not in built_in():
+            raise ConfigError(f"There is no reply named {given[:80]!r}. Known: {', '.join(built_in())}.")
+        return Output(built_in()[given], _unchanged)
     if isinstance(given, dict):
         schema = cast(Object, given)
         if not isinstance(title := schema.get("title"), str):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from operator import ge, gt, le, lt
 from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import msgspec
 
@@ -147,7 +147,7 @@ def _target(root: Rules, ref: str) -> Rules | bool | None:
     return definitions.get(name.replace("~1", "/").replace("~0", "~")) if _DEFINITIONS.match(ref) else None
 
 
-class Found(NamedTuple):
+class Found(msgspec.Struct, frozen=True):
     """One thing that is wrong with a value.
 
     Args:

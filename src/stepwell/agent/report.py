@@ -12,8 +12,9 @@ from typing import Literal
 
 import msgspec
 
+from stepwell.agent.asking import Asking
 from stepwell.agent.budget import IMAGE_LINE, MARKER, Budget, Meter
-from stepwell.agent.rebuilding import Asking, Before, Rebuild, locate, rebuilt, usage
+from stepwell.agent.rebuilding import Before, Rebuild, locate, rebuilt, usage
 from stepwell.contexts import handle_of_blob, handle_of_event
 from stepwell.events import Recorded, StepStarted
 from stepwell.messages import Message

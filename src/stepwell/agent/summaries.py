@@ -10,8 +10,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import aclosing, suppress
-from functools import partial
-from typing import Any, Final, NamedTuple
+from functools import cache, partial
+from typing import Any, Final
 
 import msgspec
 
@@ -47,7 +47,7 @@ REPLY_PART = 4
 
 _ROLLING: Final = "rolling"
 _STRING: dict[str, Any] = {"type": "string"}
-_SELECTION = ReplySchema(
+_SELECTION: tuple[str, str, dict[str, Any]] = (
     "actions_selection",
     "What the calls were for, and which matter.",
     {
@@ -56,7 +56,7 @@ _SELECTION = ReplySchema(
         "required": ["intentions"],
     },
 )
-_SUMMARY = ReplySchema(
+_SUMMARY: tuple[str, str, dict[str, Any]] = (
     "working_context_summary",
     "What was done, and what should be done otherwise.",
     {
@@ -147,7 +147,8 @@ class Summaries:
                 charge = self._charge(log, purse, question.text, room)
             except (LimitReached, ConfigError):
                 return  # the run can do without, and ends by itself where it cannot be paid either
-            question = question._replace(started=msgspec.structs.replace(question.started, reserved=charge.reserved))
+            started = msgspec.structs.replace(question.started, reserved=charge.reserved)
+            question = msgspec.structs.replace(question, started=started)
             charge.reserve()
         try:
             await log.record(question.started)
@@ -217,7 +218,7 @@ class Summaries:
         if kind == _ROLLING:
             status = "ok" if said else "failed"
             return SummaryEnded(kind, first, last, status, said, detail="" if said else "it is empty", usage=usage)
-        schema = _SELECTION if kind == "tool_calls" else _SUMMARY
+        schema = _form(kind)
         found = validate(schema, split(Message("assistant", said), schema, "text")[0])
         if not isinstance(found, Value):
             return SummaryEnded(kind, first, last, "failed", detail=found.reason, usage=usage)
@@ -228,6 +229,12 @@ class Summaries:
             return SummaryEnded(kind, first, last, text=fields["intentions"], critical=critical, usage=usage)
         examined = fields.get("self_examination") or ""
         return SummaryEnded(kind, first, last, text=fields["summary"], self_examination=examined, usage=usage)
+
+
+@cache
+def _form(kind: SummaryKind) -> ReplySchema:
+    """Return the form of a summary that is no text alone; made for the first of its kind, as most runs need none."""
+    return ReplySchema(*(_SELECTION if kind == "tool_calls" else _SUMMARY))
 
 
 def _short(text: str) -> str:
@@ -267,7 +274,7 @@ class _Room:
         return ""
 
 
-class _Question(NamedTuple):
+class _Question(msgspec.Struct, frozen=True):
     """What a summary is asked of.
 
     Args:

@@ -36,10 +36,14 @@ def run() -> str | int | None:
         _app(spoken_language())(prog_name=NAME)
     except SystemExit as left:
         code = left.code
+    except OSError as error:  # the help could not be written
+        code = _unwritten(error, code)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         code = _without_stdout()
+    except OSError as error:
+        code = _unwritten(error, code)
     return code
 
 
@@ -55,6 +59,14 @@ def _without_stdout() -> int:
     """Let what is left to write go nowhere, so that the process can end in peace; return its exit code."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
+
+
+def _unwritten(error: OSError, code: str | int | None) -> str | int:
+    """Tell that stdout takes nothing, as on a full disk, unless the command failed before; return the exit code."""
+    _without_stdout()
+    if not code:
+        Screen(spoken_language()).fail(str(error))
+    return code or 1
 
 
 def _run(command: str, config: Path | None, data: Path | None, **arguments: Any) -> NoReturn:

@@ -37,7 +37,7 @@ async def _look(screen: Screen, sources: Sources) -> list[Finding]:
     try:
         file = settings_file(sources.file)
         config = sources.config(screen)
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         remedy = screen.say("doctor_settings_remedy")
         return [*findings, Finding(screen.say("doctor_settings"), "bad", str(error), remedy)]
     used = str(file.absolute()) if file else screen.say("doctor_no_file")

@@ -48,7 +48,7 @@ async def look_at_server(config: Config, screen: Screen, start: str) -> Finding:
             FolderLock(config.folder).release()
     except DataInUse:
         return Finding(name, "warn", screen.say("doctor_held"), screen.say("doctor_held_remedy"))
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         return Finding(name, "bad", str(error))
     return Finding(name, "off", screen.say("doctor_no_server"), start)
 

@@ -24,7 +24,11 @@ FAULTS = 3
 def look(config: Config, screen: Screen) -> list[Finding]:
     """Look at the folder and, if it is there, the database."""
     folder = config.folder
-    found = _folder(folder, screen)
+    try:
+        found = _folder(folder, screen)
+    except OSError as error:  # not even looking is allowed
+        said = f"{folder}: {error.strerror}"
+        return [Finding(screen.say("doctor_folder"), "bad", said, screen.say("doctor_folder_remedy"))]
     if found.state == "bad" or not (folder / DATABASE).exists():
         return [found]
     return [found, _database(folder / DATABASE, screen)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Sequence
 
@@ -18,6 +17,8 @@ from stepwell.store.base import Store
 from stepwell.store.keys import issue
 
 OWNER_LENGTH = 100
+MOST = 10**15
+"""The highest limit."""
 WHOLE = ("steps", "tool_calls", "tokens")
 """Limits that are counted."""
 
@@ -52,7 +53,7 @@ def _amount(name: str, text: str) -> float | None:
         amount = int(text) if name in WHOLE else float(text)
     except ValueError:
         return None
-    return amount if name in Limits.__struct_fields__ and 0 <= amount < math.inf else None
+    return amount if name in Limits.__struct_fields__ and 0 <= amount <= MOST else None
 
 
 async def _keys(screen: Screen, sources: Sources, action: str, name: str, limits: Limits | None) -> int:
@@ -103,4 +104,9 @@ async def _list(screen: Screen, store: Store) -> None:
 def _shown(limits: Limits | None) -> str:
     """Return limits as they are typed."""
     given = msgspec.structs.asdict(limits) if limits is not None else {}
-    return " ".join(f"{name}={amount:.15g}" for name, amount in given.items() if amount is not None)
+    return " ".join(f"{name}={_number(amount)}" for name, amount in given.items() if amount is not None)
+
+
+def _number(amount: float) -> str:
+    # Whole numbers may be larger than any float.
+    return str(amount) if isinstance(amount, int) else f"{amount:.15g}"

@@ -163,8 +163,8 @@ TEXTS = MappingProxyType(
             "所有者须为 1 到 100 个可打印字符。",
         ),
         "limit_wrong": (
-            "The limit {given!r} is not one of {known}, each as NAME=NUMBER with a number of 0 or more.",
-            "上限 {given!r} 无效；请写成 名称=数值，数值不小于 0，名称为 {known} 之一。",
+            "The limit {given!r} is not one of {known}, each as NAME=NUMBER with a number from 0 to 10^15.",
+            "上限 {given!r} 无效；请写成 名称=数值，数值从 0 到 10^15，名称为 {known} 之一。",
         ),
         "no_keys": (
             "There are no keys yet; `stepwell keys add OWNER` makes one.",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stepwell.config.base import Section, Table
+from stepwell.config.base import LONGEST, Section, Table
 
 
 class RuleSettings(Section):
@@ -31,5 +31,5 @@ class ApprovalSettings(Section):
 
     rules: Annotated[list[RuleSettings], Table] = []
     """The first that fits decides; below them stands a built-in one: ask before a `write` outside the workspace."""
-    seconds: float | None = Field(default=None, gt=0)
+    seconds: float | None = Field(default=None, gt=0, le=LONGEST)
     """Seconds until a question expires unanswered; empty for never."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stepwell.config.base import Section, Table
+from stepwell.config.base import LONGEST, MOST_DAYS, Section, Table
 
 
 class ChatchatSettings(Section):
@@ -24,7 +24,7 @@ class ChatchatSettings(Section):
     """Dialect by model name, or `native`; without one `glm3` for the names of ChatGLM3, `react` for all others."""
     max_steps: int = Field(default=15, ge=1)
     """Model calls of one request."""
-    keep_days: int = Field(default=30, ge=1)
+    keep_days: int = Field(default=30, ge=1, le=MOST_DAYS)
     """Days for which the threads of these requests are kept; conversations are kept until somebody deletes them."""
     statuses: Literal["0.3.1", "master"] = "0.3.1"
     """Numbers of `status` for 0.3 clients: those of 0.3.0 and 0.3.1, or of that service's last state (`master`)."""
@@ -35,7 +35,7 @@ class ChatchatSettings(Section):
 class OpenAISettings(Section):
     """OpenAI's protocols under `/v1`."""
 
-    keep_days: int = Field(default=30, ge=1)
+    keep_days: int = Field(default=30, ge=1, le=MOST_DAYS)
     """Days for which the threads that these requests make are kept."""
 
 
@@ -46,7 +46,7 @@ class McpServerSettings(Section):
     """Off until switched on."""
     sessions: int = Field(default=100, ge=1)
     """Sessions at once; one more is refused."""
-    idle: float = Field(default=1800.0, gt=0)
+    idle: float = Field(default=1800.0, gt=0, le=LONGEST)
     """Seconds after which a session that nobody uses is closed."""
-    keep_days: int = Field(default=30, ge=1)
+    keep_days: int = Field(default=30, ge=1, le=MOST_DAYS)
     """Days for which the threads that its tools make are kept."""

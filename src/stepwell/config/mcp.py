@@ -6,13 +6,12 @@ What a server is given of the environment is said here and looked up by whoever 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 
-from stepwell.config.base import Names, Section, is_address
+from stepwell.config.base import LONGEST, Names, Place, Section, is_address
 from stepwell.errors import ConfigError
 
 BASICS = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "USER", "LOGNAME", "SHELL")
@@ -37,7 +36,7 @@ class McpSettings(Section):
     """Variables of its environment."""
     env_pass: Names = []
     """Names of variables of this program's environment that it is given."""
-    cwd: Path | None = None
+    cwd: Place | None = None
     """Where it runs; empty: the workspace folder."""
     url: str = ""
     """The address of a server that speaks streamable HTTP, in place of `command`."""
@@ -57,7 +56,7 @@ class McpSettings(Section):
     """Whether what the server says of its tools' effects is believed."""
     resources: bool = False
     """Whether agents may list and read its resources, by two tools more."""
-    timeout: float = Field(default=60.0, gt=0)
+    timeout: float = Field(default=60.0, gt=0, le=LONGEST)
     """Seconds for one call; time in which a person is asked does not count."""
 
     @model_validator(mode="after")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
-from stepwell.config.base import Section, Table, is_address
+from stepwell.config.base import LONGEST, Place, Section, Table, is_address
 
 OFFLINE = "offline"
 """Name of the embedded model, always there."""
@@ -19,7 +18,7 @@ class ModelSettings(Section):
     kind: Literal["openai", "offline", "scripted", "anthropic", "bedrock", "google", "mistral", "provider"] = "openai"
     """`openai`: any OpenAI-compatible chat-completions endpoint. `offline`: the embedded one. `scripted`: a file.
     Vendors: their own protocol. `provider`: that of the vendor in `model`, such as `groq:llama-3.3-70b-versatile`."""
-    script: Path | None = None
+    script: Place | None = None
     """The file of the kind `scripted`."""
     base_url: str = ""
     """The endpoint up to and including `/v1`."""
@@ -37,15 +36,15 @@ class ModelSettings(Section):
     """Whether it sees images; empty: the family's."""
     max_output: int | None = Field(default=None, ge=1)
     """Tokens of its longest reply; empty: the family's."""
-    price_input: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    price_input: float | None = Field(default=None, ge=0, le=1e9, allow_inf_nan=False)
     """Money for a million tokens of requests; empty: the family's list price, where it is known."""
-    price_output: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    price_output: float | None = Field(default=None, ge=0, le=1e9, allow_inf_nan=False)
     """Money for a million tokens of replies; set together with `price_input`."""
     json_mode: bool | None = None
     """Whether the endpoint keeps a reply to a JSON schema (`response_format`); empty: the family's."""
-    connect_timeout: float = Field(default=10.0, gt=0)
+    connect_timeout: float = Field(default=10.0, gt=0, le=LONGEST)
     """Seconds to wait for a connection."""
-    stall_timeout: float = Field(default=120.0, gt=0)
+    stall_timeout: float = Field(default=120.0, gt=0, le=LONGEST)
     """Seconds to wait between two bytes of a reply."""
     attempts: int = Field(default=4, ge=1, le=20)
     """Tries of a call, counted with the first, while no byte of a reply has come."""

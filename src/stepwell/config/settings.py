@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from stepwell.config.agents import AgentName, AgentSettings, HelperSettings, TaskSettings
 from stepwell.config.approvals import ApprovalSettings
-from stepwell.config.base import Names, Table, is_loopback
+from stepwell.config.base import Names, Place, Table, is_loopback, is_origin
 from stepwell.config.context import ExecutionSettings, ExperimentSettings, MultimodalSettings
 from stepwell.config.faces import ChatchatSettings, McpServerSettings, OpenAISettings
 from stepwell.config.limits import LimitSettings
@@ -45,7 +45,7 @@ class Config(BaseSettings):
     """Address to listen on; another than loopback needs `auth = "keys"`."""
     port: int = Field(default=8700, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
-    data: Path = Path("~/.local/share/stepwell")
+    data: Place = Field(default=Path("~/.local/share/stepwell"), validate_default=True)
     """The data folder: database, workspace, lock, key of the command line."""
     auth: Literal["keys", "off"] = "keys"
     """`off` is accepted on loopback only; everybody is then the owner `local`."""
@@ -98,6 +98,9 @@ class Config(BaseSettings):
         ):
             if name and name not in {*self.models, OFFLINE}:
                 raise ValueError(f"{place} {name!r} is none of the models: {', '.join([*self.models, OFFLINE])}")
+        for each in self.origins:
+            if not is_origin(each):
+                raise ValueError(f"origins {each!r} is no origin; write it as browsers do: https://chat.example.org")
         if self.auth == "off" and not is_loopback(self.host):
             raise ValueError(f'host {self.host} can be reached by others; auth = "off" is for 127.0.0.1 only')
         return self
@@ -111,12 +114,12 @@ class Config(BaseSettings):
     @property
     def folder(self) -> Path:
         """The data folder with `~` resolved."""
-        return self.data.expanduser()
+        return self.data
 
     @property
     def workspace(self) -> Path:
         """The folder of the tools that work on files."""
-        return (self.tools.workspace or self.folder / "workspace").expanduser()
+        return self.tools.workspace or self.folder / "workspace"
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -183,6 +186,8 @@ def load(file: Path | None = None, **values: Any) -> Config:
         return FromFile(**{name: value for name, value in values.items() if value is not None})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no valid TOML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply") from None
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(each, path) for each in error.errors())) from error
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from stepwell.config.base import Names, Section
+from stepwell.config.base import LONGEST, Names, Place, Section
 
 
 class ShellSettings(Section):
@@ -19,7 +18,7 @@ class ShellSettings(Section):
     """`none` runs commands with the rights of the server."""
     approval: Literal["ask", "allow"] = "ask"
     """`allow`: its calls run without an approval."""
-    timeout: float = Field(default=60.0, gt=0)
+    timeout: float = Field(default=60.0, gt=0, le=LONGEST)
     """Seconds for one command."""
 
 
@@ -43,7 +42,7 @@ class ToolSettings(Section):
     shell: ShellSettings = ShellSettings()
     files: FileSettings = FileSettings()
     ask_human: AskHumanSettings = AskHumanSettings()
-    workspace: Path | None = None
+    workspace: Place | None = None
     """Folder of the file tools and of `shell`; empty: `workspace` in the data folder."""
     modules: Names = []
     """Importable Python modules whose `@tool` functions are added."""

@@ -6,7 +6,7 @@ recorded and nothing runs here; `calls.py` does that.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -27,7 +27,7 @@ AGAIN = "run_again"
 """Code of the warning that stands before a second attempt which a person asked for: the third needs another yes."""
 
 
-class Verdict(NamedTuple):
+class Verdict(msgspec.Struct, frozen=True):
     """What becomes of a call now; without anything it waits for a person.
 
     Args:

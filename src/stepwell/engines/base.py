@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from stepwell.agent.rebuilding import Asking
+from stepwell.agent.asking import Asking
 from stepwell.engines.unconcluded import in_time, last_words, states
 from stepwell.engines.words import words
 from stepwell.events import (

@@ -11,10 +11,9 @@ from contextlib import suppress
 
 import msgspec
 
-from stepwell.agent.asking import Asked
+from stepwell.agent.asking import Asked, Asking
 from stepwell.agent.base import BaseAgent
 from stepwell.agent.options import AgentOptions
-from stepwell.agent.rebuilding import Asking
 from stepwell.agent.replies import Fault, ReplySchema, validate
 from stepwell.engines.base import close, wait
 from stepwell.engines.calls import Calls

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -53,14 +53,14 @@ class Delegating(Protocol):
         ...
 
 
-class Parts(NamedTuple):
+class Parts(msgspec.Struct, frozen=True):
     """What delegating needs from wiring."""
 
     delegate: Delegate
     assemble: Assemble
 
 
-class Carried(NamedTuple):
+class Carried(msgspec.Struct, frozen=True):
     """How far a delegated task came.
 
     Args:

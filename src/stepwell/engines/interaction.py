@@ -18,10 +18,9 @@ from contextlib import suppress
 import msgspec
 
 from stepwell import prompts
-from stepwell.agent.asking import narrowed
+from stepwell.agent.asking import Asking, narrowed
 from stepwell.agent.base import BaseAgent
 from stepwell.agent.options import AgentOptions
-from stepwell.agent.rebuilding import Asking
 from stepwell.contexts import TaskConclusion
 from stepwell.engines.base import Engine, close, ends, pass_on, side_by_side, wait
 from stepwell.engines.choices import (

@@ -18,9 +18,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from stepwell.agent.asking import narrowed
+from stepwell.agent.asking import Asking, narrowed
 from stepwell.agent.options import AgentOptions
-from stepwell.agent.rebuilding import Asking
 from stepwell.agent.task_agents import ANSWER, GENERATE, PLAN_CALLS, PlanAgent
 from stepwell.contexts import TaskConclusion
 from stepwell.engines.base import Engine, close, side_by_side, wait

@@ -6,7 +6,7 @@ Pure functions over the tree: they say what may happen and why not, and record n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -54,7 +54,7 @@ class Answer(msgspec.Struct, frozen=True):
     answer: str
 
 
-class Outcome(NamedTuple):
+class Outcome(msgspec.Struct, frozen=True):
     """What becomes of an operation.
 
     Args:

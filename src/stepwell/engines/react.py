@@ -18,9 +18,8 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from stepwell import prompts
-from stepwell.agent.asking import narrowed
+from stepwell.agent.asking import Asking, narrowed
 from stepwell.agent.options import AgentOptions
-from stepwell.agent.rebuilding import Asking
 from stepwell.agent.task_agents import ANSWER, GENERATE, OPERATION, SUBMIT, ToolAgent
 from stepwell.contexts import TaskConclusion
 from stepwell.engines.base import close, wait

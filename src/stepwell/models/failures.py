@@ -25,11 +25,10 @@ RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 MESSAGE_LIMIT = 500
 """The most characters of a failure's message."""
 
-_OVERFLOW = re.compile(
+_OVERFLOW = (  # compiled by the first refusal
     r"context[_ ](length|size|window)|maximum context|max_model_len|prompt is too long|input is too long|"
     r"too many (input )?tokens|exceeds the max\w* number of tokens|token limit|input length should be|"
-    r"reduce the length|超长|上下文长度|超过.{0,12}(长度|限制)",
-    re.IGNORECASE,
+    r"reduce the length|超长|上下文长度|超过.{0,12}(长度|限制)"
 )
 """How endpoints say that a request is over the window: OpenAI, vLLM, llama.cpp, DeepSeek, Anthropic, Gemini,
 Mistral, Moonshot, DashScope, Zhipu."""
@@ -113,7 +112,7 @@ def _kind(status: int, words: str) -> FailureKind:
         return "auth"
     if status == 429:
         return "rate_limit"
-    if _OVERFLOW.search(words):
+    if re.search(_OVERFLOW, words, re.IGNORECASE):
         return "overflow"
     return "request" if 300 <= status < 500 and status not in RETRIED else "server"
 

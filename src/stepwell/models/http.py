@@ -145,7 +145,11 @@ class Response:
         assert isinstance(handler, _Handler)
         handler.start_timeout()
         while not (payload._buffer or payload._eof):  # pyright: ignore[reportPrivateUsage]
-            await payload._wait("read")  # pyright: ignore[reportPrivateUsage]
+            waiter = payload._waiter = asyncio.get_running_loop().create_future()  # pyright: ignore[reportPrivateUsage]
+            try:
+                await waiter
+            finally:
+                payload._waiter = None  # pyright: ignore[reportPrivateUsage]
         data = _taken(payload)
         if self._connection is not None:
             handler.heard = None

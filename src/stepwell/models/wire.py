@@ -17,17 +17,17 @@ from stepwell.models.base import ModelProfile, ModelRequest
 _encoder = msgspec.json.Encoder()
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
-_UNSENDABLE = re.compile("[\ud800-\udfff\0]")
+_UNSENDABLE = "[\ud800-\udfff\0]"  # compiled by the first text that may hold such
 
 
 def clean(text: str) -> str:
     """Return the text with U+FFFD for lone surrogates and NUL, which neither UTF-8 nor databases carry."""
-    return _UNSENDABLE.sub("\ufffd", text)
+    return re.sub(_UNSENDABLE, "\ufffd", text)
 
 
 def clean_counting(text: str) -> tuple[str, int]:
     """Return the same as `clean`, and how many characters were replaced."""
-    return _UNSENDABLE.subn("\ufffd", text)
+    return re.subn(_UNSENDABLE, "\ufffd", text)
 
 
 def clean_all(value: Any) -> Any:

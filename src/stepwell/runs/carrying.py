@@ -6,11 +6,10 @@ It starts no run that somebody asks for (`service.py`), drives no engine itself 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Self
 
-from stepwell.engines.base import close
-from stepwell.engines.words import words
 from stepwell.errors import Conflict, NotFound, StoreError
 from stepwell.events import (
     Answered,
@@ -42,6 +41,20 @@ _QUIET = (MessageQueued, QueueEdited, PolicyChanged)
 """What a waiting run does not go on for."""
 
 _log = logging.getLogger("stepwell.runs")
+
+
+@contextmanager
+def _one_of_many(info: ThreadInfo) -> Generator[None]:
+    """Go on with the others where a thread was removed meanwhile or cannot be gone on with."""
+    try:
+        yield
+    except NotFound:
+        pass
+    except StoreError:
+        raise
+    except Exception:  # the boundary of a thread: what is wrong with its log must not keep all others waiting
+        _log.exception("thread %s cannot be gone on with", info.id)
+
 
 Decide = Callable[[], Sequence[tuple[str, Stored]]]
 """Looks at the log as it is now and returns what is appended, with the agents that it happens to; nothing for
@@ -95,17 +108,31 @@ class Carrying(Threads):
             self._let_go(log)
 
     async def abandon(self, log: ThreadLog, number: int) -> None:
-        """End the run of this number, whose driver, the caller's own task, was cancelled."""
-        run = log.state.run
+        """End the run of this number, for which the caller waited in a task that was cancelled."""
+        self._orphans.discard(log.thread)
         try:
-            if run is not None and run.seq == number:
-                log.append(CancelRequested())
-                await close(log, "cancelled", "cancelled", words("cancelled", run.spec.language))
-                self.next(log)
-            self._orphans.discard(log.thread)
-        except StoreError as error:
+            async with self.using(log.owner, log.thread) as current:
+                await self._end(current, number)
+        except NotFound:
+            pass
+        except BaseException as error:
+            self._orphans.add(log.thread)  # whoever opens it next ends it
+            if not isinstance(error, StoreError):
+                raise
             _log.error("run %s.%s stays open: %s", log.thread, number, error)
-        self._let_go(log)
+
+    async def _end(self, log: ThreadLog, number: int) -> None:
+        """Cancel a run and wait until it has ended, whoever drives it."""
+        run = log.state.run
+        if run is None or run.seq != number:
+            return
+        if run.cancel is None:
+            with suppress(Conflict):  # it is kept, and appended after what came first
+                log.append(CancelRequested())
+        if log.interrupt is not None:
+            log.interrupt()
+        log.carried = number
+        await self.drive(log)
 
     async def carry(self, owner: str, thread: str) -> None:
         """Have the open run of a thread that was just made carried out."""
@@ -133,6 +160,19 @@ class Carrying(Threads):
             log.channel.close()
         await self.store.close()
 
+    def moved(self) -> Self:
+        """Return a service that goes on in the running loop, where that of this one was closed with all that it had.
+
+        What had not been given to the store by then is lost, as in a crash; a store in memory is given it now.
+        """
+        self.flush()
+        made = type(self)(self.store, self._assemble, clock=self.now, ended=self._ended)
+        runs = [(id, log.state.run, log.carried) for id, log in self._logs.items()]
+        left = {id for id, run, carried in runs if run is not None and run.waiting is None and run.seq == carried}
+        made._orphans = self._orphans | left
+        made._alarm.set(self.now())  # its times are looked up anew
+        return made
+
     # what waits
 
     async def resume(self) -> int:
@@ -141,11 +181,12 @@ class Carrying(Threads):
         Questions whose time is over are decided first, and messages that wait for no run any more start theirs.
         """
         await self.catch_up()
-        taken = await self.expire()
+        now = self.now()
+        taken = await self.expire(now)
         for info in await self.store.due(self.now()):
-            with suppress(NotFound):  # removed meanwhile
+            with _one_of_many(info):
                 taken += await self._resume(info)
-        self._alarm.set(await self.store.next_wake(self.now()))
+        self._alarm.set(await self.store.next_wake(now))  # what has become due meanwhile, too
         return taken
 
     async def _resume(self, info: ThreadInfo) -> bool:
@@ -156,7 +197,7 @@ class Carrying(Threads):
                 await self.committed(log)  # what was recorded here meanwhile kept it from being read
             run = log.state.run
             if log.state.foreign:
-                _log.error("run of thread %s is not resumed: it has events of a newer version", info.id)
+                _log.error("run of thread %s is not resumed: some events are newer or damaged", info.id)
             elif run is None:
                 return self.next(log)
             elif run.waiting is None and log.interrupt is None and not self._executor.carries(info.id):
@@ -169,12 +210,16 @@ class Carrying(Threads):
         """Whether a run was left because the store failed; `resume` goes on with it."""
         return bool(self._orphans)
 
-    async def expire(self) -> int:
-        """Decide every question whose time is over, and end waiting runs whose time is; return how many go on."""
+    async def expire(self, now: int | None = None) -> int:
+        """Decide every question whose time is over, and end waiting runs whose time is; return how many go on.
+
+        Args:
+            now: In milliseconds since 1970; None for the present.
+        """
         self.flush()
-        now, going = self.now(), 0
+        now, going = self.now() if now is None else now, 0
         for info in await self.store.overdue(now):
-            with suppress(NotFound):  # removed meanwhile
+            with _one_of_many(info):
                 async with self.using(info.owner, info.id) as log:
                     going += 0 if log.state.foreign else await self._expire(log, now)
         return going
@@ -196,12 +241,19 @@ class Carrying(Threads):
         return waited
 
     async def _ring(self) -> int:
+        now = self.now()
         try:
-            await self.expire()
-            return await self.store.next_wake(self.now())
+            await self.expire(now)
+            again = self.now() + AGAIN if self._is_late(now) else NEVER
+            return min(again, await self.store.next_wake(now))  # what has become due meanwhile, too
         except StoreError as error:
             _log.error("what is overdue cannot be looked for: %s", error)
             return NEVER if self._stopping else self.now() + AGAIN
+
+    def _is_late(self, now: int) -> bool:
+        """Tell whether a question is overdue that the store did not name: it is still on its way there."""
+        logs = [log for log in self._logs.values() if not log.state.foreign]
+        return any(0 < each.event.until <= now for log in logs for each in log.state.questions.values())
 
     # what comes from outside
 
@@ -285,11 +337,14 @@ class Carrying(Threads):
     async def _open(self, owner: str, thread: str) -> ThreadLog:
         log = await super()._open(owner, thread)
         if thread in self._orphans:
-            self._orphans.discard(thread)
             if log.error is not None:
                 await log.rebase()
-            if log.state.run is not None:
-                self._claim(log)
+            if thread in self._orphans:  # nobody else has taken it up meanwhile
+                self._orphans.discard(thread)
+                if log.state.run is not None:
+                    self._claim(log)
+                else:
+                    self.next(log)
         return log
 
     def _claim(self, log: ThreadLog) -> None:

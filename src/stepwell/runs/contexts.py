@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from stepwell.agent.asking import Asking
 from stepwell.agent.budget import meter
-from stepwell.agent.rebuilding import Asking
 from stepwell.agent.report import ContextReport, report
 from stepwell.engines.base import Asks
 from stepwell.errors import ConfigError, InputError, NotFound

@@ -123,16 +123,14 @@ class ThreadLog:
         self.turn = asyncio.Lock()
         self.interrupt: Callable[[], None] | None = None
         self.idle: Callable[[ThreadLog], None] = _nothing
-        self._workers = Workers()
-        self._rebasing = asyncio.Lock()
+        self._workers, self._rebasing = Workers(), asyncio.Lock()
         self._store, self._clock, self._alarm = store, clock, alarm
         self._unsaved: list[Recorded] = []
         self._saving: list[Recorded] | None = None
         self._blobs: dict[str, bytes] = {}
         """What `_unsaved` refers to."""
         self._saving_blobs: dict[str, bytes] = {}
-        self._scheduled = False
-        self._saved = state.seq
+        self._scheduled, self._saved = False, state.seq
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._waiting_outside: list[asyncio.Future[None]] = []
         self._again: list[Stored] = []
@@ -412,9 +410,12 @@ class ThreadLog:
             if self.channel.readers:
                 self._save()
         elif not self._scheduled and self._saving is None:
-            # Waiting for the end of this turn of the loop puts a whole step into one append.
+            # Waiting for the end of this turn of the loop puts a whole step into one append; the first step of a run
+            # begins in the next turn, when its driver does.
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._save)
+            soon, run = asyncio.get_running_loop().call_soon, self.state.run
+            begins = run is not None and self._unsaved[0].seq <= run.seq
+            soon(soon, self._save) if begins else soon(self._save)
 
     def _save(self) -> None:
         self._scheduled = False

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from stepwell.messages import Message
 
 
@@ -26,7 +28,7 @@ class RunRef(NamedTuple):
     steered: int = 0
 
 
-class Once(NamedTuple):
+class Once(msgspec.Struct, frozen=True):
     """What makes a request happen once.
 
     Args:
@@ -40,7 +42,7 @@ class Once(NamedTuple):
     body: str
 
 
-class NewThread(NamedTuple):
+class NewThread(msgspec.Struct, frozen=True):
     """How a thread should be made.
 
     Args:

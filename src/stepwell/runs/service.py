@@ -32,7 +32,7 @@ class RunService(Carrying):
         async with self.using(owner, thread) as log:
             self._leaving.add(thread)
             try:
-                if log.state.run is not None:
+                if log.state.run is not None and not log.state.foreign:  # else nobody carries it out or writes to it
                     await self.cancel(owner, thread, log.state.run.seq)
                 async with log.turn:  # whoever drove the run has left
                     await self._remove(thread)

@@ -321,7 +321,8 @@ def check_known(log: ThreadLog) -> None:
     """Raise InputError for a thread with events of a newer version: nothing is appended to it."""
     if log.state.foreign:
         number = log.state.foreign[0]
-        raise InputError(f"Event {number} of the thread was written by a newer version; use that one.", "thread")
+        said = f"Event {number} of the thread was written by a newer version, or is damaged; use that version."
+        raise InputError(said, "thread")
 
 
 def cleaned(message: Message) -> Message:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -92,14 +93,8 @@ def create_app(config: Config, catalog: Catalog, service: RunService, local_key:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    app = FastAPI(
-        title="Stepwell",
-        version=version("stepwell"),
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        telemetry=_SILENT,
-    )
+    no_pages: dict[str, Any] = {"docs_url": None, "redoc_url": None}
+    app = FastAPI(title="Stepwell", version=version("stepwell"), lifespan=lifespan, telemetry=_SILENT, **no_pages)
     _include_faces(app, config, service, catalog)
 
     @app.get("/health", tags=["health"])

@@ -84,7 +84,7 @@ class Gate:
     def __init__(self, app: ASGIApp, config: Config, store: Store, local_key: str = "", shape: Shape = _native) -> None:
         self._app, self._config, self._store, self._local_key = app, config, store, local_key
         self._shape = shape
-        self._names = {"127.0.0.1", "localhost", *map(str.lower, (config.host, *config.hosts))}
+        self._names = {"127.0.0.1", "localhost", config.host.lower(), *map(_named, config.hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check one request and hand it on."""
@@ -118,7 +118,7 @@ class Gate:
         sent = headers.getlist("host")
         name = _host_name(sent[0]) if len(sent) == 1 else ""
         if not name or not (name in self._names or is_loopback(name)):
-            shown = ", ".join(sent)[:100]
+            shown = (name or ", ".join(sent))[:100]
             raise Refusal(403, f"The host {shown!r} is not served here; add it to `hosts` in the settings.")
 
     def _check_origin(self, method: str, headers: Headers) -> None:
@@ -126,7 +126,8 @@ class Gate:
         if origin is not None:
             own = origin in (f"http://{headers['host']}", f"https://{headers['host']}")
             if not own and origin not in self._config.origins:
-                raise Refusal(403, f"The origin {origin[:100]!r} may not call; add it to `origins` in the settings.")
+                remedy = "deliver the page over HTTP" if origin == "null" else "add it to `origins` in the settings"
+                raise Refusal(403, f"The origin {origin[:100]!r} may not call; {remedy}.")
         elif site not in ("none", "same-origin"):
             # A link from elsewhere may lead here; a page from elsewhere may not read or do anything.
             if method not in _SAFE or headers.get("sec-fetch-mode") != "navigate":
@@ -170,6 +171,11 @@ def _host_name(host: str) -> str:
     """Return the name of a `Host` header, without its port; empty where it is none."""
     match = _HOST.fullmatch(host)
     return (match["ip6"] or match["name"]).lower() if match else ""
+
+
+def _named(host: str) -> str:
+    """Return the name that a setting of `hosts` means; one with a port, as the header has it, means the same."""
+    return _host_name(host) or host.lower()
 
 
 def _token(headers: Headers) -> str:

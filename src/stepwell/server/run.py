@@ -148,6 +148,9 @@ async def serve(
         listener: The listening socket.
         started: Called when requests are answered.
         drain: See `Server`.
+
+    Raises:
+        Exception: What `started` raised; the server has stopped then.
     """
     gc.collect()
     gc.freeze()
@@ -157,10 +160,17 @@ async def serve(
     async def announce() -> None:
         while not server.started:
             await asyncio.sleep(0.005)
-        await started()
+        try:
+            await started()
+        except BaseException:
+            server.should_exit = True  # nobody could find it, nor has seen the key
+            raise
 
+    await asyncio.sleep(0)  # Ctrl-C while all was loaded ends it here, before runs are gone on with
     announcing = asyncio.create_task(announce())
     try:
         await server.serve(sockets=[listener])
     finally:
         announcing.cancel()
+    if announcing.done() and not announcing.cancelled():
+        announcing.result()

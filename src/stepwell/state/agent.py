@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, assert_never, cast, get_args
+from typing import Any, ClassVar, assert_never, cast, get_args
 
 import msgspec
 
@@ -78,7 +78,7 @@ NOTHING_KNOWN = LongTermContext()
 _OF_CONTEXTS = frozenset(get_args(ContextEvent))
 
 
-class Working(NamedTuple):
+class Working(msgspec.Struct, frozen=True):
     """The open working context.
 
     Args:

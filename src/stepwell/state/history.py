@@ -27,7 +27,7 @@ PAST_SUMMARIES = 64
 """Summaries kept of each kind."""
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True):
     """A message that left the view.
 
     Args:
@@ -41,7 +41,7 @@ class Entry(NamedTuple):
     status: ToolStatus = "ok"
 
 
-class Mark(NamedTuple):
+class Mark(msgspec.Struct, frozen=True):
     """The provider's count of a request.
 
     Args:

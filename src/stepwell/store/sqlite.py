@@ -11,10 +11,12 @@ follow logs and holds no state of a thread in memory.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
@@ -36,7 +38,15 @@ BATCH = 512
 CHECKPOINT = 250
 """Pages of the write-ahead log that are folded into the file at once: a log that stays short is written over instead of
 growing, and a commit that makes a file grow costs half as much again."""
+PATIENCE = 10
+"""Seconds that others may keep the file locked."""
 SCHEMA_VERSION = "3"
+OLDER = ("1", "2")
+"""Versions of the schema that are brought up to this one."""
+
+NO_ROOM = "no room left on the disk; free some and send the message again"
+_LIMITS = (errno.EDQUOT, errno.EFBIG)
+"""Why a write fails at a quota, and at a limit on the size of files."""
 
 _log = logging.getLogger("stepwell.store")
 
@@ -183,14 +193,14 @@ class SqliteStore:
                     _call(self._writer, [job for job in group if isinstance(job, _Call)])
             self._writer.execute("COMMIT")
         except apsw.IOError as error:
+            if self._is_room_over(error):
+                self._fail(jobs, StoreFull(NO_ROOM))
+                return
             # After a failed fsync nobody knows what is on the disk; going on would acknowledge what may be lost.
             _log.critical("the disk failed while writing %s: %s; stopping", self.path, error)
             os._exit(70)
         except apsw.Error as error:
-            self._roll_back()
-            failure = _translate(error)
-            for job in jobs:
-                job.error = failure
+            self._fail(jobs, _translate(error))
         except Exception as error:  # the boundary of the thread: data that no row can hold must not end the writer
             self._roll_back()
             if len(jobs) == 1:
@@ -198,6 +208,16 @@ class SqliteStore:
             else:
                 for job in jobs:
                     self._commit([job])
+
+    def _fail(self, jobs: list[_Job], error: StoreError) -> None:
+        self._roll_back()
+        for job in jobs:
+            job.error = error
+
+    def _is_room_over(self, error: apsw.IOError) -> bool:
+        """Tell whether a write failed as on a full disk: SQLite knows no word for a quota or a limit on the file."""
+        kind: int = getattr(error, "extendedresult", 0)
+        return kind == apsw.SQLITE_IOERR_WRITE and self._writer.system_errno in _LIMITS
 
     def _roll_back(self) -> None:
         if self._writer.in_transaction:
@@ -302,29 +322,57 @@ class SqliteStore:
 
 def _connect(path: Path) -> apsw.Connection:
     db = apsw.Connection(str(path))
-    db.set_busy_timeout(10_000)
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "journal_size_limit=4194304", "trusted_schema=OFF"):
+    db.set_busy_timeout(PATIENCE * 1000)
+    _keep_log(db)
+    for pragma in ("synchronous=FULL", "journal_size_limit=4194304", "trusted_schema=OFF"):
         db.execute(f"PRAGMA {pragma}")
     db.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT}")
     return db
 
 
-def _prepare(db: apsw.Connection) -> None:
-    with db:
-        fresh = db.execute("SELECT count(*) FROM sqlite_master").get == 0
-        if fresh:
-            db.execute(rows.read_sql("schema"))
+def _keep_log(db: apsw.Connection) -> None:
+    """Have the file keep a write-ahead log, also where another process is about to do the same."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
             return
+        except apsw.BusyError:  # SQLite does not wait here, lest two that want this wait for each other
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+
+
+def _prepare(db: apsw.Connection) -> None:
+    _run_once(db, _is_fresh, "schema")
     try:
-        version = db.execute("SELECT value FROM meta WHERE name = 'schema'").get
+        version = _version(db)
     except apsw.SQLError as error:
         raise StoreError("the file is a database, but not one of Stepwell's") from error
-    if version in ("1", "2"):
+    if version in OLDER:
         # Version 2 has more than the first only with its first blob; an older program must leave it alone from now on.
-        with db:
-            db.execute(rows.read_sql("upgrade"))
+        _run_once(db, lambda db: _version(db) in OLDER, "upgrade")
     elif version != SCHEMA_VERSION:
         raise StoreError(f"the database has schema {version}; this version of Stepwell reads schema {SCHEMA_VERSION}")
+
+
+def _run_once(db: apsw.Connection, needed: Callable[[apsw.Connection], bool], name: str) -> None:
+    """Run a file of statements where it is needed; of processes that open a file at once one does it."""
+    if not needed(db):
+        return
+    db.execute("BEGIN IMMEDIATE")
+    with db:
+        if needed(db):
+            db.execute(rows.read_sql(name))
+    db.execute("COMMIT")
+
+
+def _is_fresh(db: apsw.Connection) -> bool:
+    return db.execute("SELECT count(*) FROM sqlite_master").get == 0
+
+
+def _version(db: apsw.Connection) -> str:
+    return db.execute("SELECT value FROM meta WHERE name = 'schema'").get
 
 
 def _announce(jobs: list[_Job]) -> None:
@@ -344,7 +392,7 @@ def _settle(jobs: list[_Job]) -> None:
 
 def _translate(error: apsw.Error) -> StoreError:
     if isinstance(error, apsw.FullError):
-        return StoreFull("no room left on the disk; free some and send the message again")
+        return StoreFull(NO_ROOM)
     if isinstance(error, apsw.BusyError):
         return StoreError("another process keeps the database locked; try again")
     return StoreError(f"the database failed: {error}")

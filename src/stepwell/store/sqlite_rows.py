@@ -18,7 +18,17 @@ import apsw
 import msgspec
 
 from stepwell.errors import Conflict
-from stepwell.events import Answered, Asked, Recorded, RunEnded, RunStarted, TitleChanged, decode
+from stepwell.events import (
+    Answered,
+    Asked,
+    Recorded,
+    RunEnded,
+    RunStarted,
+    Stored,
+    TitleChanged,
+    Unknown,
+    decode,
+)
 from stepwell.specs import Limits
 from stepwell.state.thread import NEVER
 from stepwell.store.base import ApiKey, KeyUse, Spending, ThreadInfo, is_prefix
@@ -365,9 +375,18 @@ def read_events(db: apsw.Connection, thread: str, after: int, limit: int) -> lis
     no = _number(db, thread)
     if no is None:
         return []
-    sql = "SELECT id, time, run, path, body FROM events WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
+    sql = "SELECT id, time, run, path, CAST(body AS BLOB) FROM events WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
     rows = db.execute(sql, ((no << 32) + after, (no + 1) << 32, limit))
-    return [Recorded(id & 0xFFFFFFFF, time, run, decode(body), path or "") for id, time, run, path, body in rows]
+    return [Recorded(id & 0xFFFFFFFF, time, run, _event(body), path or "") for id, time, run, path, body in rows]
+
+
+def _event(body: bytes | None) -> Stored | Unknown:
+    """Return what a row holds; a damaged one is shown and never acted on, like that of a newer version."""
+    try:
+        return decode(body or b"")
+    except (msgspec.DecodeError, AttributeError):  # no JSON, or no object
+        text = (body or b"").decode("utf-8", "replace")
+        return Unknown(msgspec.Raw(msgspec.json.encode({"type": "unreadable", "body": text})))
 
 
 def read_threads(db: apsw.Connection, sql: str, values: tuple[Any, ...]) -> list[ThreadInfo]:

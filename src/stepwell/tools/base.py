@@ -21,9 +21,9 @@ from stepwell.events import Answered, Effect, Recorded
 from stepwell.messages import ToolCall, ToolSpec, ToolSpecs, clean
 from stepwell.questions import Inquiry
 from stepwell.tools.arguments import BadArguments, check, preview, read_object, takes
-from stepwell.tools.bounds import PIECE, describe
+from stepwell.tools.bounds import PIECE, describe, message_of
 from stepwell.tools.mark import ATTRIBUTE, Options, Probe
-from stepwell.tools.results import Media, ToolResult, bound, has_media, to_result
+from stepwell.tools.results import Media, ToolResult, bound, check_result, has_media, to_result
 from stepwell.tools.schema import read_function
 from stepwell.tools.threads import Threads
 
@@ -313,11 +313,14 @@ class Toolbox:
         try:
             async with asyncio.timeout(None if math.isinf(tool.timeout) else tool.timeout):
                 found = await probe(context.key, prepared.arguments, context)
-        except ToolError:
+                settled = None if found is None else await _settled(found)
+                if settled is not None:
+                    check_result(settled)
+        except (ToolError, asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
             raise
-        except (Exception, SystemExit) as error:  # the boundary to foreign code: a person is asked instead
+        except BaseException as error:  # the boundary to foreign code: a person is asked instead
             raise ToolError(describe(error)) from error
-        return None if found is None else await _bounded(tool, await _settled(found), most)
+        return None if settled is None else await _bounded(tool, settled, most)
 
     async def _call(self, prepared: Prepared, context: ToolContext) -> ToolResult:
         tool = prepared.tool
@@ -327,14 +330,17 @@ class Toolbox:
                 result = await tool.call(prepared.arguments, context)
                 if type(result) is not ToolResult:  # not all who write tools heed types
                     result = await _settled(result)
+                check_result(result)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
             result = ToolResult("The tool cancelled itself.", "cancelled")
         except ToolError as error:
-            result = ToolResult(str(error), "failed")
-        except (Exception, SystemExit) as error:  # the boundary to foreign code: every failure is told to the model
+            result = ToolResult(message_of(error), "failed")
+        except (KeyboardInterrupt, GeneratorExit):  # those are for the program, not from the tool
+            raise
+        except BaseException as error:  # the boundary to foreign code: every failure is told to the model
             expired = isinstance(error, TimeoutError) and scope.expired()
             result = _timed_out(tool) if expired else ToolResult(describe(error), "failed")
         return result

@@ -99,12 +99,16 @@ def plain_details(details: dict[str, Any]) -> dict[str, Any]:
 
 def describe(error: BaseException) -> str:
     """Return an exception's type and message."""
-    name = type(error).__name__
-    try:
-        message = str(error)
-    except Exception:  # the boundary to foreign code: an exception may fail to describe itself
-        message = ""
+    name, message = type(error).__name__, message_of(error)
     return f"{name}: {message}" if message else name
+
+
+def message_of(error: BaseException) -> str:
+    """Return an exception's message; nothing where it cannot say it."""
+    try:
+        return str(error)
+    except Exception:  # the boundary to foreign code: an exception may fail to describe itself
+        return ""
 
 
 def _pieces(text: str) -> Iterator[str]:

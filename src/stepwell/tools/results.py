@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import b64encode
-from typing import Any, cast
+from types import NoneType
+from typing import Any, cast, get_args
 
 import msgspec
 
@@ -87,6 +88,20 @@ class ToolResult(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         return {**self.attached, self.hash: self.whole} if self.hash else self.attached
 
 
+_KINDS: tuple[tuple[type, ...], ...] = (
+    (str,),
+    (str,),
+    (tuple, list),
+    (dict, NoneType),
+    (bytes,),
+    (str,),
+    (dict,),
+    (int,),
+)
+"""Of the fields of a result, in order."""
+_STATUSES = get_args(ToolStatus)
+
+
 def to_result(value: object) -> ToolResult:
     """Turn what a function returned into a result: text stays, nothing is empty, all else becomes JSON.
 
@@ -98,6 +113,22 @@ def to_result(value: object) -> ToolResult:
     if isinstance(value, Media) or has_media(value):
         return _unwrapped(value)
     return ToolResult(_text(value))
+
+
+def check_result(result: ToolResult) -> None:
+    """Refuse a result that could be stored and not be read again.
+
+    Raises:
+        TypeError: A field has no value of its type.
+    """
+    values = cast(tuple[object, ...], msgspec.structs.astuple(result))
+    for name, value, kind in zip(result.__struct_fields__, values, _KINDS, strict=True):
+        if not isinstance(value, kind):
+            raise TypeError(f"ToolResult: `{name}` is {type(value).__name__}")
+    if result.status not in _STATUSES:
+        raise TypeError(f"ToolResult: `status` is {result.status[:80]!r}; it is one of {', '.join(_STATUSES)}")
+    if not all(type(each) is Image for each in result.images):
+        raise TypeError("ToolResult: `images` holds something else; give objects of `Image`, or return `Media`")
 
 
 def _text(value: object) -> str:

@@ -10,7 +10,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, cast, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import msgspec
 
@@ -26,7 +26,7 @@ _PLACE = re.compile(r"(.*) - at `\$(.*)`$", re.DOTALL)
 _NOT_FINITE = re.compile(r"\s*[+-]?(nan|inf|infinity)\s*$", re.IGNORECASE)
 
 
-class Field(NamedTuple):
+class Field(msgspec.Struct, frozen=True):
     """One parameter of a tool.
 
     Args:

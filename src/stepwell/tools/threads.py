@@ -29,9 +29,10 @@ class _Job:
     def run(self) -> tuple[Any, BaseException | None]:
         try:
             return self.context.run(self.function), None
-        except StopIteration as raised:
-            # A future takes no StopIteration: awaiting it would look like a return.
-            return None, RuntimeError(f"the function raised StopIteration({raised})")
+        except (StopIteration, KeyboardInterrupt, GeneratorExit) as raised:
+            # A future takes no StopIteration: awaiting it would look like a return. The others would end the loop or
+            # whoever waits, and here they come from the function: nobody can have pressed a key in a thread.
+            return None, RuntimeError(f"the function raised {type(raised).__name__}({raised})")
         except BaseException as raised:  # the boundary of the thread: all goes to the one who waits
             return None, raised
 

@@ -5,54 +5,45 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from stepwell.wiring.parts import make_dialect
 
 if TYPE_CHECKING:
     from stepwell.agent.accounts import Accounts
     from stepwell.agent.base import BaseAgent
-    from stepwell.agent.options import AgentOptions
-    from stepwell.agent.replies import ReplySchema
     from stepwell.agent.summaries import Summaries
     from stepwell.engines.base import Engine
     from stepwell.engines.calls import Calls
-    from stepwell.engines.chat import ChatEngine
     from stepwell.engines.delegating import Assemble, Delegate
     from stepwell.engines.react import ReactEngine
     from stepwell.log import Log
     from stepwell.messages import ToolSpecs
-    from stepwell.models.base import Model, Settings
+    from stepwell.models.base import Model
     from stepwell.specs import RunSpec
-    from stepwell.tools.base import Complete, Tool, Toolbox
+    from stepwell.tools.base import Complete, Toolbox
 
 NO_EXTRA: Mapping[str, object] = MappingProxyType({})
 
 
-class _Parts(NamedTuple):
-    """What engines are made of, imported with the first."""
+class _Parts:
+    """What engines are made of, imported with the first, once for all runs: an import costs a look-up each time."""
 
-    agent: type[BaseAgent]
-    options: AgentOptions
-    form: type[ReplySchema]
-    calls: type[Calls]
-    engine: type[ChatEngine]
-    settings: type[Settings]
-    recall: Tool
+    def __init__(self) -> None:
+        from stepwell.agent.base import BaseAgent
+        from stepwell.agent.options import AgentOptions
+        from stepwell.agent.replies import ReplySchema
+        from stepwell.engines.calls import Calls
+        from stepwell.engines.chat import ChatEngine
+        from stepwell.models.base import Settings
+        from stepwell.tools.builtin.recall import recall_tool
+
+        self.agent, self.options, self.form = BaseAgent, AgentOptions(), ReplySchema
+        self.calls, self.engine, self.settings = Calls, ChatEngine, Settings
+        self.recall = recall_tool()
 
 
-@cache
-def _parts() -> _Parts:
-    # Once for all runs: an import costs a look-up each time.
-    from stepwell.agent.base import BaseAgent
-    from stepwell.agent.options import AgentOptions
-    from stepwell.agent.replies import ReplySchema
-    from stepwell.engines.calls import Calls
-    from stepwell.engines.chat import ChatEngine
-    from stepwell.models.base import Settings
-    from stepwell.tools.builtin.recall import recall_tool
-
-    return _Parts(BaseAgent, AgentOptions(), ReplySchema, Calls, ChatEngine, Settings, recall_tool())
+_parts = cache(_Parts)
 
 
 class EngineMaker:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,9 +29,9 @@ if TYPE_CHECKING:
     from stepwell.engines.base import Engine
     from stepwell.messages import Message
     from stepwell.models.base import Model
-    from stepwell.runs.log import ThreadLog
     from stepwell.runs.service import RunService
     from stepwell.specs import EngineName, Prices, Rule, RunSpec, TaskOptions
+    from stepwell.state.thread import State
     from stepwell.tools.base import Tool, Toolbox
 
 
@@ -92,9 +94,9 @@ def answer_object(form: Output, text: str) -> object:
     return found.value
 
 
-def answer_text(log: ThreadLog) -> str:
+def answer_text(state: State) -> str:
     """Return what the agent said last, which is the answer of a run that ended with one."""
-    last = next((each for each in reversed(log.state.transcript) if each.role == "assistant"), None)
+    last = next((each for each in reversed(state.transcript) if each.role == "assistant"), None)
     return last.content if last is not None else ""
 
 
@@ -142,6 +144,9 @@ class LibraryParts:
         self._toolbox, self._path = toolbox, path
         self._summary_model, self._image_model = summary_model, image_model
         self._service: RunService | None = None
+        self._loops: set[asyncio.AbstractEventLoop] = set()
+        """Those in which the service is used."""
+        self._lock = threading.Lock()
         self._make_engine: Callable[[RunSpec], Engine] | None = None
 
     def spec_for(self, engine: EngineName) -> RunSpec:
@@ -166,13 +171,24 @@ class LibraryParts:
         return engine_versions(make_dialect(spec.dialect, spec.prompt, spec.language) if spec.dialect else None, engine)
 
     def service(self) -> RunService:
-        """Return the run service, over the file or memory."""
-        if self._service is None:
-            from stepwell.runs.service import RunService
-            from stepwell.store.memory import MemoryStore
+        """Return the run service, over the file or memory, in the running loop."""
+        loop = asyncio.get_running_loop()
+        if self._service is not None and loop in self._loops:
+            return self._service
+        with self._lock:
+            return self._service_in(loop)
 
+    def _service_in(self, loop: asyncio.AbstractEventLoop) -> RunService:
+        from stepwell.runs.service import RunService
+        from stepwell.store.memory import MemoryStore
+
+        open_ones = {each for each in self._loops if not each.is_closed()}
+        if self._service is None:
             store = MemoryStore() if self._path is None else make_store(self._path)
             self._service = RunService(store, self._assemble)
+        elif not open_ones:
+            self._service = self._service.moved()
+        self._loops = {*open_ones, loop}
         return self._service
 
     def _assemble(self, spec: RunSpec) -> Engine:
@@ -190,8 +206,8 @@ class LibraryParts:
     async def close(self) -> None:
         """Close the store and the models' connections."""
         if self._service is not None:
-            await self._service.stop()
-            self._service = None
+            await self.service().stop()
+            self._service, self._loops = None, set()
         for model in {id(each): each for each in (self.model, self._summary_model, self._image_model) if each}.values():
             await model.close()
 
@@ -259,8 +275,21 @@ def library_parts(
     talk = {"system": manner.system, "temperature": manner.temperature, "max_tokens": manner.max_tokens}
     may = _may(bounds, adapter)
     spec = msgspec.structs.replace(plain, tools=toolbox.names, context=context, **talk, **may)
+    _check_kept(spec)
     summing = helper if helpers.summaries else None
     return LibraryParts(adapter, toolbox, spec, path, summing, seeing, bounds.tasks or TaskOptions())
+
+
+def _check_kept(spec: RunSpec) -> None:
+    """Refuse what could not be read again from the log; a thread with such a run could not be gone on with."""
+    import msgspec
+
+    try:
+        kept = msgspec.json.decode(msgspec.json.encode(spec), type=type(spec))
+    except (msgspec.ValidationError, TypeError, ValueError) as error:
+        raise ConfigError(f"an argument of the agent has a wrong value: {error}") from error
+    if kept.limits != spec.limits or kept.temperature != spec.temperature:
+        raise ConfigError("a limit or the temperature is infinite or no number; None is for no limit")
 
 
 def _may(bounds: Bounds, model: Model) -> dict[str, Any]:

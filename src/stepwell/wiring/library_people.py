@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stepwell.errors import InputError, RunWaits
+from stepwell.errors import Decided, Expired, InputError, RunWaits
 
 if TYPE_CHECKING:
     from stepwell.events import Policy, Stored, Transient, Unknown
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stepwell.runs.requests import RunRef
     from stepwell.runs.service import RunService
     from stepwell.specs import RunSpec
-    from stepwell.state.thread import Queued
+    from stepwell.state.thread import Queued, State
 
 
 class Answer(NamedTuple):
@@ -84,8 +84,12 @@ async def settle_run(service: RunService, owner: str, log: ThreadLog, number: in
 
     Raises:
         RunWaits: It waits, and there is nobody to ask.
+        InputError: Nobody carries it out, for the thread has events of a newer version.
     """
+    from stepwell.runs.threads import check_known
+
     while _is_open(log, number):
+        check_known(log)
         await _idle(service, owner, log, number)
         if not _is_open(log, number):
             return
@@ -94,9 +98,21 @@ async def settle_run(service: RunService, owner: str, log: ThreadLog, number: in
             waits = ", ".join(str(each.seq) for each in open_ones) or "somebody who lets it go on"
             raise RunWaits(f"The run {number} waits for: {waits}.", log.thread, number)
         for each in open_ones:
-            said = ask(each)
-            decided = answer_of(each, await said if inspect.isawaitable(said) else said)
-            await give_answer(service, owner, log.thread, each.seq, decided)
+            if each.seq in log.state.questions:  # else it was decided meanwhile
+                said = ask(each)
+                decided = answer_of(each, await said if inspect.isawaitable(said) else said)
+                await _decide(service, owner, log, each.seq, decided)
+
+
+async def _decide(service: RunService, owner: str, log: ThreadLog, question: int, decided: Answer) -> None:
+    """Answer a question of an open run, unless it was decided or its time was over before."""
+    try:
+        await give_answer(service, owner, log.thread, question, decided)
+    except Expired:
+        await service.expire()
+    except Decided:
+        if question in log.state.questions:
+            raise
 
 
 def _is_open(log: ThreadLog, number: int) -> bool:
@@ -143,17 +159,33 @@ async def open_run(service: RunService, owner: str, thread: str) -> int:
     return info.run
 
 
-async def newest_run(service: RunService, owner: str, thread: str) -> int:
-    """Return the number of a thread's open run, or of its last where none is open.
+async def newest_run(service: RunService, owner: str, thread: str, run: int = 0) -> int:
+    """Return the number of a thread's open run, or of its last where none is open; `run` itself where it is not 0.
 
     Raises:
+        NotFound: There is no such thread or run.
         InputError: It never had one.
     """
     async with service.using(owner, thread) as log:
-        run = log.state.run or (log.state.last[0] if log.state.last else None)
-    if run is None:
+        if run:
+            await service.check_run(thread, run)
+            return run
+        newest = log.state.run or (log.state.last[0] if log.state.last else None)
+    if newest is None:
         raise InputError("The thread has no run.", "thread")
-    return run.seq
+    return newest.seq
+
+
+async def ended_state(log: ThreadLog, number: int) -> State:
+    """Return what a thread had come to when a run ended, or what it has come to now where that did not."""
+    from stepwell.state.thread import State
+
+    state = log.state
+    if state.run is None and state.last is not None and state.last[0].seq == number:
+        return state
+    events = await log.read()
+    end = next((at for at, each in enumerate(events, 1) if each.run == number and each.ends_run), 0)
+    return await asyncio.to_thread(State, events[:end]) if end else log.state
 
 
 async def newest_plan(service: RunService, owner: str, thread: str) -> TaskView | None:

@@ -75,11 +75,14 @@ def chatchat_tools(built: Iterable[Tool]) -> list[Tool]:
 
 
 def _workspace(config: Config) -> Path:
+    folder = config.workspace
+    if config.folder.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"tools.workspace: {folder} has the data folder in it, and so the keys; name another")
     try:
-        config.workspace.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"tools.workspace: cannot make {config.workspace}: {error.strerror}; name another") from error
-    return config.workspace
+        raise ConfigError(f"tools.workspace: cannot make {folder}: {error.strerror}; name another") from error
+    return folder
 
 
 def _module_tools(name: str) -> list[Tool]:

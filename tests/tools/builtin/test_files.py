@@ -6,11 +6,13 @@ import os
 import shutil
 import stat
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stepwell.errors import ToolError
 from stepwell.tools.base import Toolbox, ToolResult
 from stepwell.tools.builtin import files
 from stepwell.tools.builtin.files import file_tools
@@ -340,3 +342,24 @@ def test_the_effects_say_what_may_be_repeated(workspace: Path) -> None:
         "list_files": "pure",
     }
     assert (workspace / "made").is_dir()
+
+
+@pytest.mark.parametrize("text", ["", "\n", "a", "a\nb", "a\nb\n", "\n\n\nx", "one\n" * 40_000 + "end"])
+def test_a_part_of_a_text_begins_and_ends_where_its_lines_do(text: str) -> None:
+    lines = text.splitlines(keepends=True)
+    for offset in {1, 2, len(lines) - 1, len(lines), 20_000, 33_000} & set(range(1, len(lines) + 1)):
+        part = files.excerpt(text, offset, 2)
+        assert part.startswith("".join(lines[offset - 1 : offset + 1]))
+        assert ("go on with" in part) == (offset + 1 < len(lines))
+    with pytest.raises(ToolError, match=f"The file has {len(lines)} lines"):
+        files.excerpt(text, len(lines) + 2, 1)
+
+
+def test_a_large_file_of_short_lines_is_read_in_about_its_size() -> None:
+    text = "a\n" * 1_000_000
+    tracemalloc.start()
+    try:
+        assert files.excerpt(text, 1_000_000, 10) == "a\n"
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()

@@ -31,6 +31,8 @@ MAX_PATH = 1000
 OUTPUT = 30_000
 """Characters of a file that one call shows."""
 _ROOM = 200
+_PIECE = 1 << 16
+"""Characters whose lines are counted at once."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BIDIRECTIONAL = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
@@ -95,20 +97,34 @@ def excerpt(text: str, offset: int, limit: int) -> str:
 
     A text that is not shown to its end is followed by a line that says how to go on.
     """
-    lines: list[str] = re.findall(r"[^\n]*\n|[^\n]+", text)
-    if offset > max(len(lines), 1):
-        raise ToolError(f"The file has {len(lines)} lines; offset {offset} is beyond its end.")
+    # A list of all lines of a large file would take its size many times over, and hold all threads up meanwhile.
+    count = text.count("\n") + (not text.endswith("\n") and text != "")
+    if offset > max(count, 1):
+        raise ToolError(f"The file has {count} lines; offset {offset} is beyond its end.")
     shown: list[str] = []
-    room = OUTPUT - _ROOM
-    for line in lines[offset - 1 : offset - 1 + limit]:
-        if len(line) > room and shown:
+    room, place = OUTPUT - _ROOM, _after(text, offset - 1)
+    while place < len(text) and len(shown) < limit:
+        end = text.find("\n", place) + 1 or len(text)
+        length = end - place
+        if length > room and shown:
             break
-        shown.append(line if len(line) <= room else f"{line[:room]}[... line of {len(line)} characters ...]\n")
-        room -= len(line)
+        cut = f"{text[place : place + room]}[... line of {length} characters ...]\n"
+        shown.append(text[place:end] if length <= room else cut)
+        room, place = room - length, end
     last = offset - 1 + len(shown)
-    if last >= len(lines):
+    if last >= count:
         return "".join(shown)
-    return f"{''.join(shown)}[lines {offset} to {last} of {len(lines)}; go on with offset {last + 1}]\n"
+    return f"{''.join(shown)}[lines {offset} to {last} of {count}; go on with offset {last + 1}]\n"
+
+
+def _after(text: str, lines: int) -> int:
+    """Return where a text goes on after so many of its lines."""
+    place = 0
+    while lines and (found := text.count("\n", place, place + _PIECE)) < lines:
+        lines, place = lines - found, place + _PIECE
+    for _ in range(lines):
+        place = text.index("\n", place) + 1
+    return place
 
 
 def _read(root: Path, path: str) -> str:

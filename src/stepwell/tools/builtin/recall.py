@@ -11,7 +11,6 @@ import codecs
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import NamedTuple
 
 import msgspec
 
@@ -55,11 +54,11 @@ LINE = 160
 _OUTPUT = MAX_LENGTH + 500
 _BIG = 200_000
 """Characters or bytes above which the loop does not wait for the work."""
-_HANDLE = re.compile(r"(?:recall )?(?:event:([0-9]{1,15})(?:-(?:event:)?([0-9]{1,15}))?|blob:([0-9a-fA-F]{1,64}))")
+_HANDLE = r"(?:recall )?(?:event:([0-9]{1,15})(?:-(?:event:)?([0-9]{1,15}))?|blob:([0-9a-fA-F]{1,64}))"
 _FORMS = "Write event:NUMBER, event:FIRST-LAST or blob:DIGITS, exactly as it stands after " + WRAPPED + "."
 
 
-class _Text(NamedTuple):
+class _Text(msgspec.Struct, frozen=True):
     """A text with the handle that it is called by and a word on what it is.
 
     It stays in pieces: to put a big one together would keep all other threads waiting.
@@ -109,7 +108,7 @@ async def recall(handle: str, context: ToolContext, start: int = 0, length: int 
     if context.archive is None:
         raise ToolError("Nothing is kept here that could be recalled; work with what is in view.")
     room = min(context.room, _OUTPUT) if context.room > 0 else _OUTPUT
-    found = _HANDLE.fullmatch(handle.strip(" \t\r\n`'\"[]().,;"))
+    found = re.fullmatch(_HANDLE, handle.strip(" \t\r\n`'\"[]().,;"))
     if found is None:
         raise ToolError(f"{handle[:80]!r} is no handle. {_FORMS}")
     first, last, hash = found.groups()

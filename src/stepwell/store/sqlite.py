@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import apsw
 import msgspec
@@ -196,9 +196,7 @@ class SqliteStore:
             if self._is_room_over(error):
                 self._fail(jobs, StoreFull(NO_ROOM))
                 return
-            # After a failed fsync nobody knows what is on the disk; going on would acknowledge what may be lost.
-            _log.critical("the disk failed while writing %s: %s; stopping", self.path, error)
-            os._exit(70)
+            self._give_up(error)
         except apsw.Error as error:
             self._fail(jobs, _translate(error))
         except Exception as error:  # the boundary of the thread: data that no row can hold must not end the writer
@@ -220,8 +218,16 @@ class SqliteStore:
         return kind == apsw.SQLITE_IOERR_WRITE and self._writer.system_errno in _LIMITS
 
     def _roll_back(self) -> None:
-        if self._writer.in_transaction:
-            self._writer.execute("ROLLBACK")
+        try:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+        except apsw.Error as error:
+            self._give_up(error)
+
+    def _give_up(self, error: apsw.Error) -> NoReturn:
+        # After a failed fsync nobody knows what is on the disk; going on would acknowledge what may be lost.
+        _log.critical("the disk failed while writing %s: %s; stopping", self.path, error)
+        os._exit(70)
 
     # reading
 

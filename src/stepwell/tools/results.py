@@ -99,6 +99,7 @@ _KINDS: tuple[tuple[type, ...], ...] = (
     (int,),
 )
 """Of the fields of a result, in order."""
+_USUAL = (str, str, tuple, NoneType, bytes, str, dict, int)
 _STATUSES = get_args(ToolStatus)
 
 
@@ -122,12 +123,13 @@ def check_result(result: ToolResult) -> None:
         TypeError: A field has no value of its type.
     """
     values = cast(tuple[object, ...], msgspec.structs.astuple(result))
-    for name, value, kind in zip(result.__struct_fields__, values, _KINDS, strict=True):
-        if not isinstance(value, kind):
-            raise TypeError(f"ToolResult: `{name}` is {type(value).__name__}")
+    if tuple(map(type, values)) != _USUAL:
+        for name, value, kind in zip(result.__struct_fields__, values, _KINDS, strict=True):
+            if not isinstance(value, kind):
+                raise TypeError(f"ToolResult: `{name}` is {type(value).__name__}")
     if result.status not in _STATUSES:
         raise TypeError(f"ToolResult: `status` is {result.status[:80]!r}; it is one of {', '.join(_STATUSES)}")
-    if not all(type(each) is Image for each in result.images):
+    if result.images and not all(type(each) is Image for each in result.images):
         raise TypeError("ToolResult: `images` holds something else; give objects of `Image`, or return `Media`")
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -94,7 +93,7 @@ class Gate:
         try:
             if scope["type"] != "http":
                 raise Refusal(403, "This server speaks HTTP only.")
-            headers = Headers(scope=scope)
+            headers = _headers(scope)
             self._check_host(headers)
             self._check_origin(scope["method"], headers)
             self._check_length(headers)
@@ -114,14 +113,14 @@ class Gate:
         headers = {"www-authenticate": "Bearer"} if refusal.status == 401 else {}
         return Response(body, refusal.status, headers, "application/json")
 
-    def _check_host(self, headers: Headers) -> None:
-        sent = headers.getlist("host")
-        name = _host_name(sent[0]) if len(sent) == 1 else ""
+    def _check_host(self, headers: Mapping[str, str]) -> None:
+        sent = headers.get("host", "")
+        name = _host_name(sent)
         if not name or not (name in self._names or is_loopback(name)):
-            shown = (name or ", ".join(sent))[:100]
+            shown = (name or sent)[:100]
             raise Refusal(403, f"The host {shown!r} is not served here; add it to `hosts` in the settings.")
 
-    def _check_origin(self, method: str, headers: Headers) -> None:
+    def _check_origin(self, method: str, headers: Mapping[str, str]) -> None:
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
         if origin is not None:
             own = origin in (f"http://{headers['host']}", f"https://{headers['host']}")
@@ -133,12 +132,12 @@ class Gate:
             if method not in _SAFE or headers.get("sec-fetch-mode") != "navigate":
                 raise Refusal(403, "Requests from other sites are refused.")
 
-    def _check_length(self, headers: Headers) -> None:
+    def _check_length(self, headers: Mapping[str, str]) -> None:
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length[:20]) > self._config.max_body:
             raise Refusal(413, f"The body is over {self._config.max_body} bytes (`max_body`).")
 
-    async def _caller(self, path: str, headers: Headers) -> Caller | None:
+    async def _caller(self, path: str, headers: Mapping[str, str]) -> Caller | None:
         if self._config.auth == "off":
             return Caller(LOCAL, _always)
         token = _token(headers)
@@ -167,6 +166,18 @@ async def _always() -> bool:
     return True
 
 
+def _headers(scope: Scope) -> dict[str, str]:
+    """Return the first value of each header by its name; of `host` all, as two hosts are the name of none."""
+    found: dict[str, str] = {}
+    for raw, value in scope["headers"]:
+        name = raw.decode("latin-1")
+        if name not in found:
+            found[name] = value.decode("latin-1")
+        elif name == "host":
+            found[name] += ", " + value.decode("latin-1")
+    return found
+
+
 def _host_name(host: str) -> str:
     """Return the name of a `Host` header, without its port; empty where it is none."""
     match = _HOST.fullmatch(host)
@@ -178,7 +189,7 @@ def _named(host: str) -> str:
     return _host_name(host) or host.lower()
 
 
-def _token(headers: Headers) -> str:
+def _token(headers: Mapping[str, str]) -> str:
     scheme, _, bearer = headers.get("authorization", "").partition(" ")
     found = {bearer.strip() if scheme.lower() == "bearer" else "", headers.get("x-api-key", "")} - {""}
     if len(found) > 1:

@@ -22,12 +22,12 @@ HEARTBEAT = 15.0
 RECHECK = 30.0
 """Seconds after which an open stream's key is looked at again."""
 
-HEADERS = {
-    "content-type": "text/event-stream; charset=utf-8",
-    "cache-control": "no-cache",
-    "connection": "keep-alive",
-    "x-accel-buffering": "no",
-}
+_HEAD = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"connection", b"keep-alive"),
+    (b"x-accel-buffering", b"no"),
+)
 
 
 def frame(item: Item) -> bytes:
@@ -46,7 +46,7 @@ def response(
     frames: AsyncGenerator[bytes], headers: dict[str, str] | None = None, direct: Direct | None = None
 ) -> Response:
     """Return the response that streams frames."""
-    return EventStream(frames, {**HEADERS, **(headers or {})}, direct or Direct())
+    return EventStream(frames, headers or {}, direct or Direct())
 
 
 class Direct:
@@ -111,7 +111,7 @@ class EventStream(Response):
 
     Args:
         frames: One write each.
-        headers: Of the response.
+        headers: Of the response, in small letters, besides those of all streams.
         direct: Writes between the frames.
     """
 
@@ -119,7 +119,10 @@ class EventStream(Response):
 
     def __init__(self, frames: AsyncGenerator[bytes], headers: dict[str, str], direct: Direct) -> None:
         self.status_code, self.background, self.body = 200, None, b""
-        self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        self.raw_headers = [
+            *_HEAD,
+            *((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()),
+        ]
         self._frames, self._direct, self._over = frames, direct, False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

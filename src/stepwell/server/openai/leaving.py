@@ -27,7 +27,7 @@ class Streamed(sse.EventStream):
     """
 
     def __init__(self, frames: AsyncGenerator[bytes], headers: dict[str, str], leave: Leave) -> None:
-        super().__init__(frames, {**sse.HEADERS, **headers}, sse.Direct())
+        super().__init__(frames, headers, sse.Direct())
         self._leave = leave
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -36,7 +36,8 @@ def test_f01_a_client_that_repeats_itself_after_a_crash_before_the_answer_gets_t
                 assert [each["id"] for each in listed[1]["threads"]] == [answer["thread"]]
         assert len(of(it.log, RunStarted)) == 1
         assert [each.message.content for each in of(it.log, MessageAdded)] == ["hi"]
-        assert replies(it.log) == ["Hello."]
+        # The process may have died while the model was asked: then that reply is closed as cut, and asked for again.
+        assert [each for each in replies(it.log) if each] == ["Hello."]
 
     run(main)
 

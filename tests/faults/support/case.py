@@ -95,8 +95,10 @@ class Person(Client):
 
     async def asked(self, thread: str, count: int = 1) -> list[dict[str, Any]]:
         """Wait until so many questions are open, and return them."""
-        await self.happens(thread, lambda events: _open(events) >= count)
-        found = await self.questions(thread)
+        found, known = list[dict[str, Any]](), 0
+        while len(found) < count:  # what a process that died had asked is asked anew by the next one
+            seen = await self.happens(thread, lambda events, n=known: len(events) > n and _open(events) >= count)
+            found, known = await self.questions(thread), len(seen)
         assert len(found) == count, found
         return found
 

@@ -10,6 +10,7 @@ import msgspec
 
 from stepwell.cli.screen import Screen, when
 from stepwell.cli.sources import Sources, open_store
+from stepwell.config.base import MOST
 from stepwell.errors import InputError, NotFound
 from stepwell.messages import clean
 from stepwell.specs import Limits
@@ -17,8 +18,6 @@ from stepwell.store.base import Store
 from stepwell.store.keys import issue
 
 OWNER_LENGTH = 100
-MOST = 10**15
-"""The highest limit."""
 WHOLE = ("steps", "tool_calls", "tokens")
 """Limits that are counted."""
 

@@ -139,7 +139,7 @@ class Response:
         payload, connection = self._payload, self._connection
         if (error := payload.exception()) is not None:
             raise error
-        if connection is None:  # all of it is here, and the connection may be another's by now
+        if connection is None:  # all of it is here, if there is any, and the connection may be another's by now
             return _taken(payload) if payload.total_bytes else b""
         handler = connection.protocol
         assert isinstance(handler, _Handler)

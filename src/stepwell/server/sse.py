@@ -115,8 +115,6 @@ class EventStream(Response):
         direct: Writes between the frames.
     """
 
-    media_type = "text/event-stream"
-
     def __init__(self, frames: AsyncGenerator[bytes], headers: dict[str, str], direct: Direct) -> None:
         self.status_code, self.background, self.body = 200, None, b""
         self.raw_headers = [

@@ -367,10 +367,13 @@ def _run_once(db: apsw.Connection, needed: Callable[[apsw.Connection], bool], na
     if not needed(db):
         return
     db.execute("BEGIN IMMEDIATE")
-    with db:
+    try:
         if needed(db):
             db.execute(rows.read_sql(name))
-    db.execute("COMMIT")
+        db.execute("COMMIT")
+    finally:
+        if db.in_transaction:  # it failed, and would keep others waiting
+            db.execute("ROLLBACK")
 
 
 def _is_fresh(db: apsw.Connection) -> bool:

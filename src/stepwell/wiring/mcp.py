@@ -285,7 +285,7 @@ def server_spec(config: Config, name: str) -> ServerSpec:
         settings,
         command=(settings.command, *settings.args) if settings.command else (),
         environment=environment,
-        folder=(settings.cwd or config.workspace).expanduser(),
+        folder=settings.cwd or config.workspace,
         url=settings.url,
         headers=headers,
         login=file_of(config.folder, name) if settings.oauth else None,

@@ -13,7 +13,7 @@ from stepwell.events import MessageAdded, RunClaimed, RunEnded, RunStarted
 from tests.faults.support.case import Parent, case, run
 from tests.faults.support.examine import of, replies
 from tests.faults.support.parent import Death
-from tests.support.endpoint import text
+from tests.support.endpoint import chunk, ending, stream, text
 
 KEY = {"idempotency-key": "k-1"}
 
@@ -67,12 +67,14 @@ def test_f03_a_run_that_was_accepted_and_not_begun_is_carried_out_after_the_rest
     tmp_path: Path, parent: Parent, when: Any
 ) -> None:
     async def main() -> None:
-        async with case(tmp_path, lambda _: text("Hello."), parent) as it:
+        held = asyncio.Event()  # the run must not be over before the process is
+        async with case(tmp_path, lambda _: stream(held, chunk(content="Hello."), *ending()), parent) as it:
             async with it.victim(Death(at=2, when=when)) as victim:
                 try:
                     thread = (await victim.post("/api/messages", {"content": "hi"}))["thread"]
                 except aiohttp.ClientError:
                     thread = ""
+            held.set()
             async with it.victim() as victim:
                 listed = (await victim.call("GET", "/api/threads"))[1]["threads"]
                 assert [each["id"] for each in listed] == [thread or listed[0]["id"]]

@@ -26,6 +26,7 @@ from tests.support.endpoint import (
     document,
     ending,
     error,
+    stream,
     text,
     usage,
 )
@@ -256,6 +257,25 @@ def test_f22_a_failure_that_stays_ends_the_run_with_its_true_cause_and_the_next_
             assert (RETRIED | FINAL)[name][1] in first.detail, (name, first)
             assert second.reason == "answer", (name, second)
             assert replies(it.logs[threads[name]])[-1] == "It works."
+
+    run(main)
+
+
+@pytest.mark.parametrize("dialect", ["native", "react"])
+def test_f22_what_came_together_with_a_failure_is_kept_as_what_came_before_it_is(tmp_path: Path, dialect: str) -> None:
+    async def main() -> None:
+        pieces = [chunk(content="As far as I"), {"error": {"message": "no more of it", "code": 400}}]
+        seen = list[str]()
+        for together in (True, False):
+            script = [stream(*pieces, together=together), text("It works.")]
+            async with case(tmp_path / str(together), script, model={"attempts": 1, "dialect": dialect}) as it:
+                async with it.serving() as (person, _):
+                    thread = await person.thread("t")
+                    await person.say(thread, "a")
+                    await person.say(thread, "b")
+            (ended,) = [each for each in of(it.log, MessageEnded) if each.stop == "error"]
+            seen.append(ended.message.content or ended.message.thinking)
+        assert seen == ["As far as I"] * 2
 
     run(main)
 

@@ -25,6 +25,7 @@ KINDS: list[tuple[int, FailureKind]] = [
     (500, "server"),
     (501, "server"),
     (503, "server"),
+    (522, "server"),
     (529, "server"),
 ]
 
@@ -48,6 +49,11 @@ OVERFLOWS = [
     {"message": "Range of input length should be [1, 30720]"},
     {"message": "Invalid request: Your request exceeded model token limit: 8192"},
     {"message": "Please reduce the length of the messages or completion."},
+    {"message": "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000"},
+    {"message": "This model's maximum prompt length is 131072 but the request contains 537812 tokens."},
+    {"message": "`inputs` tokens + `max_new_tokens` must be <= 4096. Given: 4000 `inputs` tokens and 500"},
+    {"message": "`inputs` must have less than 1024 tokens. Given: 2048"},
+    {"message": "prompt token count of 135000 exceeds the limit of 128000"},
     {"message": "Prompt 超长"},
     {"message": "输入超过模型最大长度"},
 ]
@@ -61,6 +67,29 @@ def test_a_request_over_the_window_is_known_by_the_vendors_words(error: dict[str
     assert refusal(429, body).kind == "rate_limit"
 
 
+def test_what_stands_behind_openrouters_words_tells_the_kind() -> None:
+    raw = json.dumps({"error": {"message": "This model's maximum context length is 8192 tokens."}})
+    error = {"message": "Provider returned error", "code": 400, "metadata": {"raw": raw}}
+    assert refusal(400, json.dumps({"error": error}).encode()).kind == "overflow"
+
+
+@pytest.mark.parametrize("status", [413, 429])
+def test_one_request_over_the_tokens_of_a_minute_is_not_waited_for(status: int) -> None:
+    words = "Request too large for gpt-4 on tokens per min (TPM): Limit 10000, Requested 12000."
+    assert refusal(status, json.dumps({"error": {"message": words}}).encode()).kind == "overflow"
+
+
+@pytest.mark.parametrize("body", [b"404 page not found", b'{"detail":"Not Found"}'])
+def test_an_address_where_nothing_is_names_the_remedy(body: bytes) -> None:
+    assert refusal(404, body).message.endswith("Check `base_url`: most end with /v1.")
+    assert "base_url" not in refusal(404, b'{"error":"model \'x\' not found"}').message
+
+
+@pytest.mark.parametrize("words", ["今日调用次数超过限制", "Requests per day exceed the limit of 1000"])
+def test_another_limit_than_that_of_the_window_is_no_overflow(words: str) -> None:
+    assert refusal(400, json.dumps({"error": {"message": words}}).encode()).kind == "request"
+
+
 BODIES = [
     (b'{"error": "text"}', "text"),
     (b'{"detail": "Not Found"}', "Not Found"),
@@ -69,6 +98,16 @@ BODIES = [
     (b'{"error_msg": "Baidu"}', "Baidu"),
     (b'[{"error": {"message": "listed"}}]', "listed"),
     (b'{"error": {"code": 7}}', '{"code": 7}'),
+    (
+        b'{"error":{"message":"Provider said","metadata":{"raw":"{\\"error\\":{\\"message\\":\\"No credit\\"}}"}}}',
+        "Provider said: No credit",
+    ),
+    (
+        b'{"error": {"message": "Provider returned error", "metadata": {"raw": "slow down"}}}',
+        "Provider returned error: slow down",
+    ),
+    (b'{"error": {"message": "E", "metadata": {"raw": {"error": "nested"}}}}', "E: nested"),
+    (b'{"error": {"message": "E", "metadata": [1]}}', "E"),
     (b"plain \n words", "plain words"),
     (b"<html><head><title>502 Bad\nGateway</title></head><body>x</body></html>", "502 Bad Gateway"),
     (b"", "The endpoint answered with status 500 and gave no reason."),
@@ -103,6 +142,8 @@ WAITS = [
     ({"retry-after": "0"}, 0.0),
     ({"retry-after": "-3"}, 0.0),
     ({"retry-after": "soon"}, None),
+    ({"retry-after": "Fri, 99999999999999999999 Dec 2020 00:00:00 GMT"}, None),
+    ({"retry-after": "1 Jan 1 1:1:1 +999999999999999999999"}, None),
     ({"retry-after": "nan"}, None),
     ({"retry-after": "inf"}, None),
     ({"retry-after": ""}, None),

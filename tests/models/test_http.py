@@ -25,7 +25,8 @@ from cryptography.x509.oid import NameOID
 from yarl import URL
 
 from stepwell.models.http import Client, Response
-from stepwell.models.retries import Timeouts
+from stepwell.models.openai import OpenAIModel
+from stepwell.models.retries import Retries, Timeouts
 from tests.support.asking import asked, collect, joined, model_at
 from tests.support.endpoint import WAIT, Endpoint, chunk, ending, stream
 
@@ -582,6 +583,21 @@ def test_a_certificate_is_checked(trusted: bool, printed: str, tmp_path: Path) -
             return await _asks(url, public if trusted else None, 2)
 
     assert asyncio.run(main()) == [printed]
+
+
+def test_a_certificate_that_nobody_knows_is_named_with_the_remedy(tmp_path: Path) -> None:
+    _, context = _certificate(tmp_path)
+
+    async def main() -> None:
+        async with serving(answers(OK), context) as url:
+            model = OpenAIModel(str(url), "m", retries=Retries(attempts=1))
+            [delta] = await collect(model)
+            assert delta.failure is not None
+            assert delta.failure.kind == "connect"
+            assert "SSL_CERT_FILE" in delta.failure.message
+            await model.close()
+
+    asyncio.run(main())
 
 
 def test_a_connection_whose_request_was_refused_unread_serves_no_second_under_tls(tmp_path: Path) -> None:

@@ -73,6 +73,8 @@ CALLS: list[tuple[str, list[tuple[str, dict[str, Any]]]]] = [
     ("what is 15% of 80?", [("calculate", {"query": "15/100*80"})]),
     ("80的15%是多少", [("calculate", {"query": "80*15/100"})]),
     ("80的百分之15是多少", [("calculate", {"query": "80*15/100"})]),
+    ("百分之二十的50是多少", [("calculate", {"query": "20/100*50"})]),
+    ("10x5", [("calculate", {"query": "10*5"})]),
     ("what is -5+3?", [("calculate", {"query": "-5+3"})]),
     ("计算-5+3", [("calculate", {"query": "-5+3"})]),
     ("two plus three", [("calculate", {"query": "2 + 3"})]),
@@ -205,6 +207,9 @@ UNFIT = [
     "1 + x + 2",
     "x+2*3",
     "5!+2*3",
+    "0x10 + 1",
+    "what is 12:30 + 2 hours?",
+    "2 + 12:30",
 ]
 
 MISSING = [

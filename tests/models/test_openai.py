@@ -2,13 +2,15 @@
 
 import asyncio
 import re
+from typing import Any
 
 import pytest
 
 from stepwell.errors import ConfigError
-from stepwell.messages import Message, ToolSpec, ToolSpecs, Transcript, Usage
+from stepwell.messages import Message, ToolCall, ToolSpec, ToolSpecs, Transcript, Usage
 from stepwell.models.base import CallPart, Delta, ModelProfile, ModelRequest, Settings
 from stepwell.models.openai import OpenAIModel
+from stepwell.models.profiles import profile_for
 from stepwell.models.retries import Timeouts
 from tests.support.asking import KEY, asked, asks, collect, joined, model_at
 from tests.support.endpoint import Cut, Endpoint, Reply, Request, chunk, ending, error, stream, text, tool_calls, whole
@@ -55,6 +57,48 @@ def test_tool_calls_stream_in_pieces() -> None:
     deltas, _ = asks(tool_calls(*calls, said="Let me see.", together=True))
     parts = (CallPart(0, "c1", "calculate", '{"expression":"17*23"}'), CallPart(1, "c2", "now", "{}"))
     assert deltas == [Delta("Let me see.", calls=parts, stop="tool_calls")]
+
+
+SIGNED = {"google": {"thought_signature": "c2lnbmVk"}}
+
+
+def signed_calls(*extras: object) -> Reply:
+    calls = [
+        {"index": 0, "id": f"c{at}", "function": {"name": "f", "arguments": "{}"}, "extra_content": extra}
+        for at, extra in enumerate(extras)
+    ]
+    return stream(chunk(tool_calls=calls), *ending("tool_calls"))
+
+
+def test_what_gemini_signs_of_a_call_goes_back_with_it_and_to_nobody_else() -> None:
+    async def main() -> None:
+        async with Endpoint([signed_calls(SIGNED, None), *[text("Hi")] * 4]) as endpoint:
+            gemini = model_at(endpoint, profile=profile_for("gemini-3-pro"))
+            signed = (await collect(gemini))[-1].signed
+            calls = ToolCall("c0", "f", "{}"), ToolCall("c1", "f", "{}")
+
+            async def sent(model: OpenAIModel, **message: Any) -> list[object]:
+                said = Message("assistant", **{"calls": calls, "signed": signed, **message})
+                results = (Message("tool", "x", call=call.id) for call in said.calls)
+                await collect(model, ModelRequest(Transcript([Message("user", "?"), said, *results])))
+                return [call.get("extra_content") for call in endpoint.requests[-1].body["messages"][1]["tool_calls"]]
+
+            assert await sent(gemini) == [SIGNED, None]
+            assert await sent(gemini, calls=calls[:1]) == [None]
+            assert await sent(gemini, signed='[{"parts": []}]') == [None, None]
+            other = model_at(endpoint)
+            assert await sent(other) == [None, None]
+            await gemini.close()
+            await other.close()
+
+    asyncio.run(main())
+
+
+def test_a_reply_without_anything_signed_is_not_signed() -> None:
+    deltas, _ = asks(signed_calls(None, {}))
+    assert deltas[-1].signed == ""
+    deltas, _ = asks(signed_calls({"x": "y" * 300_000}))
+    assert deltas[-1].signed == ""
 
 
 def test_an_empty_reply_with_a_finish_reason_is_not_retried() -> None:
@@ -182,6 +226,23 @@ def test_the_address_may_be_written_in_several_ways(base: str) -> None:
             await model.close()
 
     asyncio.run(main())
+
+
+def test_an_escaped_slash_in_the_address_stays_one() -> None:
+    async def main() -> None:
+        async with Endpoint([text("Hi")]) as endpoint:
+            model = OpenAIModel(endpoint.base_url + "/a%2Fb/", "m")
+            assert joined(await collect(model)) == "Hi"
+            assert endpoint.requests[0].path == "/v1/a%2Fb/chat/completions"
+            await model.close()
+
+    asyncio.run(main())
+
+
+def test_white_space_round_a_key_is_no_part_of_it() -> None:
+    deltas, [request] = asks(text("Hi"), api_key=f" {KEY}\n")
+    assert joined(deltas) == "Hi"
+    assert request.headers["authorization"] == f"Bearer {KEY}"
 
 
 def test_a_query_in_the_address_is_kept() -> None:

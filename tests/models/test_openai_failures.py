@@ -2,18 +2,32 @@
 
 import asyncio
 import json
+import re
 import socket
 from email.utils import formatdate
 from typing import Any
 
 import pytest
 
-from stepwell.models.base import Delta, Failure, FailureKind, ModelRequest, Settings
+from stepwell.models.base import Delta, Failure, FailureKind, ModelProfile, ModelRequest, Settings
 from stepwell.models.failures import MESSAGE_LIMIT, RETRIED
 from stepwell.models.openai import OpenAIModel
 from stepwell.models.retries import Retries, Timeouts
 from tests.support.asking import KEY, asked, asks, collect, joined, model_at
-from tests.support.endpoint import DONE, Cut, Endpoint, Reply, call_chunk, chunk, document, ending, error, stream, text
+from tests.support.endpoint import (
+    DONE,
+    Cut,
+    Endpoint,
+    Reply,
+    Request,
+    call_chunk,
+    chunk,
+    document,
+    ending,
+    error,
+    stream,
+    text,
+)
 
 STALL = Timeouts(stall=0.3)
 
@@ -181,6 +195,114 @@ def test_a_redirect_is_not_followed_and_takes_the_key_nowhere() -> None:
                 assert there["Location"] in failure.message
                 await model.close()
             assert other.connections == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("location", ["https://u:p4ssw0rd@other.example/v2?key=SECRET-0123", "/v2?key=SECRET-0123"])
+def test_where_a_redirect_leads_is_told_without_what_is_secret_in_it(location: str) -> None:
+    deltas, _ = asks(document(b"", 308, {"Location": location}))
+    message = only(deltas).message
+    assert "/v2: set `base_url`" in message
+    assert not {"SECRET", "p4ssw0rd"} & set(re.split(r"\W", message.replace("-", " ")))
+
+
+def test_a_status_that_only_looks_like_a_redirect_is_told_as_it_is() -> None:
+    assert "status 304" in only(asks(Reply(status=304, framing="length"))[0]).message
+
+
+def test_secrets_of_the_address_are_never_shown() -> None:
+    async def main() -> None:
+        said = "no such key: q-SECRET/123 q-SECRET%2F123 p@ssw0rd! 2024-10-21"
+        async with Endpoint([error(401, said)]) as endpoint:
+            base = endpoint.base_url.replace("http://", "http://user:p%40ssw0rd!@")
+            model = OpenAIModel(f"{base}?api-version=2024-10-21&api_key=q-SECRET/123", "m")
+            assert only(await collect(model)).message.startswith("no such key: *** *** *** 2024-10-21")
+            await model.close()
+
+    asyncio.run(main())
+
+
+def test_a_wait_that_is_no_time_is_no_fault_of_ours() -> None:
+    strange = {"Retry-After": "Fri, 99999999999999999999 Dec 2020 00:00:00 GMT"}
+    deltas, requests = asks(error(429, "slow down", headers=strange), text("Hi"))
+    assert [failure.kind for failure in failures(deltas)] == ["rate_limit"]
+    assert (joined(deltas), len(requests)) == ("Hi", 2)
+
+
+# fields that an endpoint does not take
+
+REFUSALS: dict[str, tuple[int, Any]] = {
+    "stream_options": (422, {"detail": [{"loc": ["body", "stream_options"], "msg": "Extra inputs are not permitted"}]}),
+    "max_tokens": (
+        400,
+        {"error": {"message": "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."}},
+    ),
+    "temperature": (400, {"error": {"message": "Unsupported value: 'temperature' does not support 0.2."}}),
+    "stop": (400, {"error": {"message": "Unsupported parameter: 'stop' is not supported with this model."}}),
+}
+ALL = Settings(temperature=0.2, max_tokens=50, stop=("x",))
+
+
+def strict(request: Request) -> Reply:
+    """Refuse what some endpoints refuse."""
+    for name, (status, body) in REFUSALS.items():
+        if name in request.body:
+            return document(body, status)
+    return text("Hi")
+
+
+def test_a_field_that_an_endpoint_does_not_take_is_left_out_from_then_on() -> None:
+    async def main() -> None:
+        async with Endpoint(strict) as endpoint:
+            model = model_at(endpoint, retries=Retries(attempts=1))
+            deltas = await collect(model, asked(settings=ALL))
+            assert [(each.kind, each.retry_in) for each in failures(deltas)] == [("request", 0.0)] * 4
+            assert joined(deltas) == "Hi"
+            again = await collect(model, asked(settings=ALL))
+            assert (joined(again), failures(again), len(endpoint.requests)) == ("Hi", [], 6)
+            sent = endpoint.requests[-1].body
+            assert sent.keys() == {"model", "messages", "stream", "max_completion_tokens"}
+            assert sent["max_completion_tokens"] == 50
+            # Another name may stand for another model.
+            await collect(model, ModelRequest(asked().messages, settings=ALL, model="other"))
+            assert "stream_options" in endpoint.requests[6].body
+            await model.close()
+
+    asyncio.run(main())
+
+
+def test_a_field_that_somebody_asked_for_is_not_left_out() -> None:
+    async def main() -> None:
+        async with Endpoint(strict) as endpoint:
+            model = model_at(endpoint, profile=ModelProfile(usage_in_stream=False))
+            deltas = await collect(model, asked(settings=Settings(extra={"temperature": 0.2})))
+            assert only(deltas).kind == "request"
+            assert len(endpoint.requests) == 1
+            await model.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "'temperature' must be between 0 and 1",
+        "max_tokens is too large: 50",
+        "'max_tokens' and 'max_completion_tokens' are not supported",
+        "Unsupported parameter: 'tools'",
+    ],
+)
+def test_other_refusals_end_the_call(words: str) -> None:
+    async def main() -> None:
+        async with Endpoint(lambda _: error(400, words)) as endpoint:
+            model = model_at(endpoint)
+            last = (await collect(model, asked(settings=ALL)))[-1]
+            assert last.failure is not None
+            assert (last.failure.kind, last.failure.retry_in) == ("request", None)
+            assert len(endpoint.requests) <= 2
+            assert all({"max_tokens", "max_completion_tokens"} & request.body.keys() for request in endpoint.requests)
+            await model.close()
 
     asyncio.run(main())
 

@@ -1,5 +1,7 @@
 """Facts about families of models: which name belongs to which family."""
 
+import time
+
 import pytest
 
 from stepwell.errors import ConfigError
@@ -141,6 +143,17 @@ def test_thinking_goes_back_only_to_the_families_that_want_it() -> None:
 def test_usage_is_not_asked_for_where_the_question_is_refused() -> None:
     assert not profile_for("mistral-small-latest").usage_in_stream
     assert profile_for("qwen-max").usage_in_stream
+
+
+def test_a_name_of_megabytes_takes_no_longer_than_another() -> None:
+    began = time.process_time()
+    assert profile_for("qwen-" * 200_000) == profile_for("qwen-x")
+    assert time.process_time() - began < 0.5
+
+
+def test_ids_of_calls_have_the_form_of_the_family() -> None:
+    known = {"gpt-4o": 40, "devstral-small": 9, "mixtral-8x7b": 9, "kimi-k2-0905": 0, "any": 40}
+    assert {name: profile_for(name).call_ids for name in known} == known
 
 
 def test_families_that_see() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -118,6 +119,17 @@ def test_what_stands_between_two_replies_is_one_message() -> None:
     assert [part["type"] for part in results["content"]] == ["tool_result", "tool_result", "text"]
     assert [part.get("tool_use_id") for part in results["content"]] == ["toolu_1", "toolu_2", None]
     assert "Hm." not in json.dumps(body)
+
+
+def test_names_and_ids_of_past_calls_are_sent_as_every_vendor_takes_them() -> None:
+    calls = ToolCall("functions.a:0", "wind.of the 茶", "{}"), ToolCall("c" * 60, "", "{}")
+    results = (Message("tool", "unknown", call=call.id) for call in calls)
+    messages = Message("user", "Hello?"), Message("assistant", calls=calls), *results
+    body = sent(ModelRequest(Transcript(messages), ToolSpecs([TOOL])))
+    used = [(part["name"], part["id"]) for part in body["messages"][1]["content"]]
+    assert [name for name, _ in used] == ["wind_of_the__", "_"]
+    assert all(re.fullmatch("[a-zA-Z0-9_-]{1,40}", id) for _, id in used)
+    assert [part["tool_use_id"] for part in body["messages"][2]["content"]] == [id for _, id in used]
 
 
 def test_signed_thinking_goes_back_with_the_results_of_its_calls() -> None:
@@ -299,3 +311,15 @@ def test_mistral_speaks_and_calls() -> None:
         Delta(calls=(CallPart(0, arguments='"17*23"}'),)),
         Delta(usage=Usage(12, 5), stop="tool_calls"),
     ]
+
+
+def test_ids_of_another_endpoint_are_sent_to_mistral_in_its_form() -> None:
+    called = Message("assistant", calls=(ToolCall("call_1", "calculate", "{}"),))
+    messages = Message("user", "Hello?"), called, Message("tool", "1", call="call_1")
+    request = ModelRequest(Transcript(messages), ToolSpecs([TOOL]))
+    profile = ModelProfile(call_ids=9)
+    reply = stream(chunk("stop", content="Hi") | {"usage": usage_field(1, 1)}, DONE)
+    _, [came] = asks(request, reply, vendor="mistral", profile=profile)
+    call, result = came.body["messages"][1:3]
+    assert re.fullmatch("[a-zA-Z0-9]{9}", call["tool_calls"][0]["id"])
+    assert result["tool_call_id"] == call["tool_calls"][0]["id"]

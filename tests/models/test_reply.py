@@ -1,6 +1,7 @@
 """Replies off the wire: what a body of chunks becomes, whole and one byte at a time."""
 
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -93,6 +94,46 @@ def test_thinking_under_two_names_counts_once() -> None:
     assert both(body(chunk(reasoning="hm", reasoning_content="hm"), chunk("stop"))).thinking == "hm"
 
 
+THOUGHTS = [
+    ("<think>hm</think>\n\nHi", "hm", "Hi"),
+    (" \n<think>\nh\n\nm\n</think>Hi </think>", "h\n\nm", "Hi </think>"),
+    ("<thinking>a</thinking> b", "a", "b"),
+    ("<think>a</think> <think>b</think>c", "ab", "c"),
+    ("<think>\n\n</think>\n\nHi", "", "Hi"),
+    ("<think>a < b </thin", "a < b </thin", ""),
+    ("<think>", "", ""),
+    ("<thi", "", "<thi"),
+    ("  Hi <think>x</think>", "", "  Hi <think>x</think>"),
+    ("`<think>` is a tag", "", "`<think>` is a tag"),
+    ("", "", ""),
+]
+
+
+@pytest.mark.parametrize(("content", "thinking", "text"), THOUGHTS)
+def test_a_block_of_thinking_that_begins_a_reply_is_no_part_of_the_answer(
+    content: str, thinking: str, text: str
+) -> None:
+    for size in (1, 2, 3, 7, 100):
+        pieces = [chunk(content=content[at : at + size]) for at in range(0, len(content), size)]
+        reply = both(body(*pieces, chunk("stop")) + DONE)
+        assert (reply.thinking, reply.text, reply.stop) == (thinking, text, "stop")
+
+
+def test_where_thinking_has_its_field_the_text_is_left_as_it_is() -> None:
+    reply = both(body(chunk(reasoning_content="hm"), chunk(content="<think>a</think>"), chunk("stop")))
+    assert (reply.thinking, reply.text) == ("hm", "<think>a</think>")
+
+
+def test_white_space_without_end_is_not_held_back_without_end() -> None:
+    reader = ReplyReader()
+    shown = 0
+    for _ in range(2000):
+        reader.feed(body(chunk(content=" ")))
+        if delta := reader.take():
+            shown += len(delta.text)
+    assert shown > 1000
+
+
 def test_a_profile_can_name_another_thinking_field() -> None:
     chunks = body(chunk(thoughts="hm"), chunk(reasoning="m"), chunk(content="x"), chunk("stop"))
     assert both(chunks, thinking_field="thoughts") == Delta("x", "hmm", stop="stop")
@@ -113,12 +154,19 @@ USAGES = [
     ({"prompt_tokens": 7, "completion_tokens": 3, "prompt_cache_hit_tokens": 6}, Usage(7, 3, 6)),
     ({"prompt_tokens": 7, "completion_tokens": None, "prompt_tokens_details": None}, Usage(7, 0)),
     ({"prompt_tokens": 7.0, "completion_tokens": "3", "prompt_tokens_details": {"cached_tokens": "2"}}, Usage(7, 3, 2)),
+    ({"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 50}, Usage(7, 43)),
+    ({"prompt_tokens": 7, "completion_tokens": 0, "total_tokens": "50"}, Usage(7, 43)),
+    ({"completion_tokens": 3, "total_tokens": 50}, Usage(0, 3)),
     ({"prompt_tokens": "many", "prompt_tokens_details": [1]}, Usage()),
+    ({"prompt_tokens": 10**25, "completion_tokens": 3}, None),
+    ({"prompt_tokens": 1e30, "completion_tokens": 3}, None),
+    ({"prompt_tokens": 7, "completion_tokens": -3}, None),
+    ({"prompt_tokens": 7, "completion_tokens": 3, "prompt_cache_hit_tokens": -1}, None),
 ]
 
 
 @pytest.mark.parametrize(("field", "counted"), USAGES)
-def test_usage_is_read_wherever_an_endpoint_puts_it(field: dict[str, Any], counted: Usage) -> None:
+def test_usage_is_read_wherever_an_endpoint_puts_it(field: dict[str, Any], counted: Usage | None) -> None:
     last = chunk("stop")
     own = {**chunk(), "choices": [], "usage": field}
     inside = {**last, "choices": [{**last["choices"][0], "usage": field}]}
@@ -139,8 +187,13 @@ FINISHES = [
     ("length", "length"),
     ("max_tokens", "length"),
     ("MAX_TOKENS", "length"),
+    ("model_context_window_exceeded", "length"),
     ("content_filter", "content_filter"),
+    ("content_filter: RECITATION", "content_filter"),
     ("sensitive", "content_filter"),
+    ("SAFETY", "content_filter"),
+    ("PROHIBITED_CONTENT", "content_filter"),
+    ("refusal", "content_filter"),
     ("tool_calls", "stop"),
     ("eos", "stop"),
     ("something_new", "stop"),
@@ -165,6 +218,9 @@ def test_calls_that_end_at_the_token_limit_count_as_cut() -> None:
     assert both(data, max_tokens=20).stop == "length"
     assert both(data, max_tokens=21).stop == "tool_calls"
     assert both(data).stop == "tool_calls"
+    thought = {**usage(5, 20), "usage": {"prompt_tokens": 5, "completion_tokens": 20, "total_tokens": 500}}
+    data = body(call_chunk(0, "1", "f", "{}"), chunk("tool_calls"), thought)
+    assert both(data, max_tokens=21) == Delta(calls=both(data).calls, usage=Usage(5, 495), stop="tool_calls")
 
 
 def test_an_empty_reply_with_a_finish_reason_is_a_reply() -> None:
@@ -176,12 +232,15 @@ def test_an_empty_finish_reason_is_none(nothing: str | None) -> None:
     assert both(body(chunk(nothing, content="x"), chunk("stop", content="y"))) == Delta("xy", stop="stop")
 
 
-@pytest.mark.parametrize("reason", ["error", "network_error"])
-def test_a_finish_reason_that_tells_of_a_failure_is_one(reason: str) -> None:
+FAILED = [("error", 0), ("network_error", 0), ("insufficient_system_resource", 503), ("abort", 503),
+          ("MALFORMED_FUNCTION_CALL", 500)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("reason", "status"), FAILED)
+def test_a_finish_reason_that_tells_of_a_failure_is_one(reason: str, status: int) -> None:
     reply = both(body(chunk(content="x"), chunk(reason)))
-    assert reply == Delta(
-        "x", failure=Failure("server", f"The endpoint ended the reply with finish reason {reason!r}."), stop="error"
-    )
+    message = f"The endpoint ended the reply with finish reason {reason!r}."
+    assert reply == Delta("x", failure=Failure("server", message, status), stop="error")
 
 
 def test_a_second_choice_is_left_alone() -> None:
@@ -256,6 +315,63 @@ def test_calls_that_are_all_numbered_0() -> None:
 def test_a_name_repeated_in_every_piece() -> None:
     pieces = [("a", ""), ("a", '{"n"'), ("", ":1}"), ("", "")]
     assert calls_of(*(call_chunk(0, id, "f", text) for id, text in pieces)) == [("a", "f", '{"n":1}')]
+
+
+WHOLE = '{"to":"bob","text":"{hi}"}'
+PIECES = ['{"to":', '"bob","te', 'xt":"{hi}"}']
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [(0, "a", "f", PIECES[0]), (0, None, None, PIECES[1]), (0, None, None, PIECES[2]), (0, None, None, WHOLE)],
+        [(0, "a", "f", PIECES[0]), (0, "a", "f", PIECES[1]), (0, "a", "f", PIECES[2]), (0, "a", "f", WHOLE)],
+        [(0, "a", "f", WHOLE), (0, None, "f", WHOLE)],
+        [(0, "a", "f", ""), (0, "a", None, WHOLE), (0, "a", None, WHOLE), (0, "a", None, WHOLE)],
+        [(0, "a", "f", WHOLE[:at]) for at in range(0, len(WHOLE) + 1, 5)] + [(0, "a", "f", WHOLE)],
+        [(None, "a", "f", PIECES[0]), (None, "a", None, "".join(PIECES[:2])), (None, "a", None, WHOLE)],
+    ],
+)
+def test_arguments_that_are_sent_again_count_once(pieces: list[tuple[int | None, str | None, str | None, str]]) -> None:
+    assert calls_of(*(call_chunk(*piece) for piece in pieces)) == [("a", "f", WHOLE)]
+
+
+def test_calls_with_ids_of_their_own_count_each_however_alike_they_are() -> None:
+    assert calls_of(call_chunk(0, "a", "roll", "{}"), call_chunk(0, "b", "roll", "{}")) == [
+        ("a", "roll", "{}"),
+        ("b", "roll", "{}"),
+    ]
+
+
+def test_pieces_of_arguments_may_look_like_their_beginning() -> None:
+    pieces = ['{"a":"', "{", '{"', ',"b":{', '"a":1}}']
+    chunks = [call_chunk(0, "a", "f", ""), *(call_chunk(0, arguments=piece) for piece in pieces)]
+    assert calls_of(*chunks) == [("a", "f", "".join(pieces))]
+
+
+def test_a_piece_that_says_nothing_is_no_call() -> None:
+    reply = both(body(chunk(content="x", tool_calls=[{"index": 0, "function": None}]), chunk("stop")))
+    assert reply == Delta("x", stop="stop")
+
+
+def test_a_reply_of_very_many_calls_or_pieces_is_read_in_time_that_grows_with_it() -> None:
+    def seconds(data: bytes) -> float:
+        reader = ReplyReader()
+        began = time.process_time()
+        reader.feed(data)
+        assert reader.last().stop == "tool_calls"
+        return time.process_time() - began
+
+    def calls(count: int) -> bytes:
+        return body(chunk("tool_calls", tool_calls=[{"index": i, "function": {"name": "f"}} for i in range(count)]))
+
+    def pieces(count: int) -> bytes:
+        named = [call_chunk(0, None, "f", '{"a":"' if at == 0 else "word ") for at in range(count)]
+        return body(*named, chunk("tool_calls"))
+
+    for make in (calls, pieces):
+        small, large = (min(seconds(make(count)) for _ in range(3)) for count in (2_500, 20_000))
+        assert large < 15 * small + 0.3
 
 
 def test_a_new_id_in_every_piece_does_not_cut_a_call() -> None:

@@ -1,6 +1,7 @@
 """Requests on the wire: what messages, tools and settings become."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from stepwell.messages import Image, Message, ToolCall, ToolSpec, ToolSpecs, Transcript
 from stepwell.models.base import ModelProfile, ModelRequest, Settings
-from stepwell.models.wire import MessageEncoder, sent_arguments, tail_fields, tools_json
+from stepwell.models.wire import MessageEncoder, sent_arguments, sent_id, tail_fields, tools_json
 
 PROFILE = ModelProfile()
 encode = MessageEncoder(PROFILE)
@@ -94,6 +95,50 @@ def test_a_model_that_does_not_see_is_told_how_many_images_there_are() -> None:
         (Message("user", "What?", image), f"What?\n{line}"),
     ):
         assert wire(message)["content"] == content
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("f-1_X", "f-1_X"),
+        ("", "_"),
+        ("weather.of the 茶", "weather_of_the__"),
+        ("$READ", "_READ"),
+        ("n" * 99, "n" * 64),
+    ],
+)
+def test_a_name_that_a_model_made_up_does_not_spoil_the_thread(name: str, sent: str) -> None:
+    calls = wire(Message("assistant", calls=(ToolCall("c1", name),)))["tool_calls"]
+    assert calls[0]["function"]["name"] == sent
+
+
+IDS = [
+    "call_1",
+    "c" * 40,
+    "c" * 41,
+    "chatcmpl-tool-" + "0" * 32,
+    "functions.search:0",
+    "a b",
+    "茶",
+    "\ud800",
+    "Ab3dE6gH9",
+    "",
+]
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_an_id_of_another_endpoint_is_sent_in_a_form_that_this_one_takes(id: str) -> None:
+    for profile, form in ((PROFILE, r"[a-zA-Z0-9_-]{1,40}"), (ModelProfile(call_ids=9), r"[a-zA-Z0-9]{9}")):
+        encode = MessageEncoder(profile)
+        called = json.loads(encode(Message("assistant", calls=(ToolCall(id, "f"),))))["tool_calls"][0]["id"]
+        assert re.fullmatch(form, called)
+        assert json.loads(encode(Message("tool", "x", call=id)))["tool_call_id"] == called
+        assert called == id or not re.fullmatch(form, id)
+    assert sent_id(id, 0) == id
+
+
+def test_ids_stay_apart() -> None:
+    assert len({sent_id(f"call_{number}_{'x' * 40}", 9) for number in range(1000)}) == 1000
 
 
 ARGUMENTS = [

@@ -104,6 +104,9 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True):
         prices: What its vendor's own endpoint charges; None when unknown.
         tokenizer: Its tokenizer, where text can be counted exactly; empty when unknown.
         image_tokens: The rule by which it counts images (`tokens.RULES`); empty when unknown.
+        call_ids: The most characters of a call's id that its endpoint takes, of letters, digits, `_` and `-`;
+            9: exactly so many letters and digits; 0: any.
+        signed_back: Whether its endpoint wants back what it signed of a call (`extra_content`).
     """
 
     window: int = 8192
@@ -122,6 +125,8 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True):
     prices: Prices | None = None
     tokenizer: Tokenizer = ""
     image_tokens: ImageRule = ""
+    call_ids: int = 40
+    signed_back: bool = False
 
 
 class Settings(msgspec.Struct, frozen=True, omit_defaults=True):

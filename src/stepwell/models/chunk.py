@@ -14,7 +14,7 @@ from typing import Any, cast
 import msgspec
 
 from stepwell.messages import Usage
-from stepwell.models.wire import clean_all
+from stepwell.models.wire import clean_all, usage_of
 
 
 class Function(msgspec.Struct, gc=False):
@@ -30,6 +30,7 @@ class Piece(msgspec.Struct, gc=False):
     index: int | None = None
     id: str | None = None
     function: Function | None = None
+    extra_content: Any = None
 
 
 class Part(msgspec.Struct, gc=False):
@@ -56,12 +57,17 @@ class WireUsage(msgspec.Struct, gc=False):
     completion_tokens: int | None = None
     prompt_tokens_details: PromptDetails | None = None
     prompt_cache_hit_tokens: int | None = None
+    total_tokens: int | None = None
 
-    def total(self) -> Usage:
-        """Return the usage in our own form."""
+    def total(self) -> Usage | None:
+        """Return the usage in our own form; None where its numbers are no counts of tokens."""
         details = self.prompt_tokens_details
         cached = (details.cached_tokens if details else None) or self.prompt_cache_hit_tokens
-        return Usage(self.prompt_tokens or 0, self.completion_tokens or 0, cached or 0)
+        output = self.completion_tokens or 0
+        if self.prompt_tokens is not None and self.total_tokens is not None:
+            # xAI and Gemini count what was thought in the total alone, and charge for it.
+            output = max(output, self.total_tokens - self.prompt_tokens)
+        return usage_of(self.prompt_tokens, output, cached)
 
 
 class Choice(msgspec.Struct, gc=False):
@@ -145,7 +151,8 @@ def _part(value: Any, thinking_field: str) -> Part | None:
 
 def _piece(value: dict[str, Any]) -> Piece:
     id = value.get("id")
-    return Piece(_integer(value.get("index")), None if id is None else str(id), _function(value.get("function")))
+    function, extra = _function(value.get("function")), value.get("extra_content")
+    return Piece(_integer(value.get("index")), None if id is None else str(id), function, extra)
 
 
 def _function(value: Any) -> Function | None:
@@ -169,6 +176,7 @@ def _usage(value: Any) -> WireUsage | None:
         _integer(usage.get("completion_tokens")),
         PromptDetails(_integer(cached)),
         _integer(usage.get("prompt_cache_hit_tokens")),
+        _integer(usage.get("total_tokens")),
     )
 
 

@@ -19,19 +19,25 @@ import msgspec
 from stepwell.models.base import Failure, FailureKind
 from stepwell.models.wire import clean_all
 
-RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-"""Statuses after which the same request may work: RFC 9110, RFC 8470, RFC 6585, and 529 of overloaded vendors."""
+RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+"""Statuses after which the same request may work: RFC 9110, RFC 8470, RFC 6585, 52x of Cloudflare where it does not
+reach a server behind it, and 529 of overloaded vendors."""
 
 MESSAGE_LIMIT = 500
 """The most characters of a failure's message."""
 
 _OVERFLOW = (  # compiled by the first refusal
-    r"context[_ ](length|size|window)|maximum context|max_model_len|prompt is too long|input is too long|"
+    r"context[_ ](length|size|window|limit)|maximum context|max_model_len|prompt is too long|input is too long|"
     r"too many (input )?tokens|exceeds the max\w* number of tokens|token limit|input length should be|"
-    r"reduce the length|超长|上下文长度|超过.{0,12}(长度|限制)"
+    r"reduce the length|max\w* (prompt|input|model) length|token count of \d+ exceeds|"
+    r"`max_new_tokens` must be <=|`inputs` must have less than|"
+    r"超长|上下文长度|超过.{0,12}长度|(token数|长度|字数).{0,12}超过.{0,12}限制"
 )
 """How endpoints say that a request is over the window: OpenAI, vLLM, llama.cpp, DeepSeek, Anthropic, Gemini,
-Mistral, Moonshot, DashScope, Zhipu."""
+Mistral, Moonshot, DashScope, Zhipu, xAI, GitHub's, Hugging Face's text-generation-inference."""
+
+_TOO_LARGE = "request too large for"
+"""How OpenAI and Groq say that one request has more tokens than they take in a minute: no waiting helps."""
 
 _STATUS_WORDS = (
     ("rate_limit", 429),
@@ -65,6 +71,8 @@ def refusal(status: int, body: bytes) -> Failure:
     message = problem.message.strip() or f"The endpoint answered with status {status} and gave no reason."
     kind = _kind(status, f"{problem.code} {message}")
     remedy = " Check the `api_key` of this model." if kind == "auth" else ""
+    if status in (404, 405) and "model" not in message.lower():
+        remedy = " Check `base_url`: most end with /v1."
     return Failure(kind, message + remedy, status)
 
 
@@ -96,7 +104,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
         return seconds
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
 
@@ -110,6 +118,8 @@ def bounded(message: str) -> str:
 def _kind(status: int, words: str) -> FailureKind:
     if status in (401, 403):
         return "auth"
+    if _TOO_LARGE in words.lower():
+        return "overflow"
     if status == 429:
         return "rate_limit"
     if re.search(_OVERFLOW, words, re.IGNORECASE):
@@ -145,8 +155,20 @@ def _problem(body: bytes) -> _Problem | None:
     if message is None and error is top:
         return None
     text = message if isinstance(message, str) else json.dumps(message or fields, ensure_ascii=False)
+    if cause := _behind(fields.get("metadata")):
+        text = f"{text}: {cause}"
     code = fields.get("code") or fields.get("status") or ""
     return _Problem(text, str(code) if _status(str(code)) else f"{code} {fields.get('type') or ''}")
+
+
+def _behind(metadata: object) -> str:
+    """Return what the vendor behind OpenRouter said, whose own message says only that there was an error."""
+    raw = cast("dict[str, Any]", metadata).get("raw") if isinstance(metadata, dict) else None
+    if not raw:
+        return ""
+    text = raw if isinstance(raw, str) else json.dumps(raw, ensure_ascii=False)
+    problem = _problem(text.encode())
+    return problem.message if problem else text
 
 
 def _plain(body: bytes) -> str:

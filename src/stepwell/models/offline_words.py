@@ -158,13 +158,14 @@ _ARITHMETIC = (
     (rf"(?:the )?square root of {_N}|根号{_N}|{_N}的(?:算术)?平方根", r"sqrt(\1\2\3)"),
     (rf"{_N}\s*(?:%|percent)\s*of\s+", r"\1/100*"),
     (rf"{_N}的百分之{_N}|{_N}的{_N}%", r"\1\3*\2\4/100"),
+    (rf"百分之{_N}的\s*(?=\d)", r"\1/100*"),
     (rf"百分之{_N}|{_N}%(?!\s*[\d(])", r"\1\2/100"),
     (rf"的?{_N}次方|\s+to the power of\s+{_N}", r"**\1\2"),
     (r"\s+squared\b|的?平方", "**2"),
     (r"\s+cubed\b|的?立方", "**3"),
     (r"\bplus\b|加上|加", "+"),
     (r"\bminus\b|减去|减|[−–]", "-"),
-    (r"\btimes\b|\bmultiplied by\b|乘以|乘上|乘|×|(?<=\d)\s*x\s*(?=\d)", "*"),
+    (r"\btimes\b|\bmultiplied by\b|乘以|乘上|乘|×|(?<=\d)\s*(?<!\b0)x\s*(?=\d)", "*"),
     (r"\bdivided by\b|\bover\b|除以|÷", "/"),
     (r"\bmod(?:ulo)?\b", "%"),
     ("π", "pi"),
@@ -179,7 +180,7 @@ _FUNCTIONS = (
 )
 _CHINESE_NUMBER = re.compile("(?:[零一二两三四五六七八九十千]|百(?!分之)){1,9}")
 _TOKEN = re.compile(
-    rf"\s*(?:(?P<number>(?<![a-z_\d.])(?:\d++(?:\.\d++)?+|\.\d++)(?:e[+-]?\d++)?+(?![a-z_\d.]*[a-z_\d])|\b(?:pi|e|tau)\b)"
+    rf"\s*(?:(?P<number>(?<![a-z_\d.])(?<!\d:)(?:\d++(?:\.\d++)?+|\.\d++)(?:e[+-]?\d++)?+(?![a-z_\d.]*[a-z_\d]|:\d)|\b(?:pi|e|tau)\b)"
     rf"|(?P<function>\b(?:{_FUNCTIONS})\s*\()|(?P<sign>[+-])|(?P<operator>\*\*|//|[*/^%])|(?P<open>\()|(?P<close>\))"
     rf"|(?P<comma>,))",
     re.ASCII,

@@ -8,11 +8,15 @@ transcript. Import it lazily: aiohttp makes TLS contexts when it is imported.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
+from urllib.parse import quote
 
 import aiohttp
+import msgspec
 from yarl import URL
 
 from stepwell.errors import ConfigError
@@ -22,7 +26,7 @@ from stepwell.models.failures import RETRIED, refusal, retry_after
 from stepwell.models.http import Client, Response
 from stepwell.models.reply import ReplyReader
 from stepwell.models.retries import RETRIES, TIMEOUTS, Retries, Timeouts
-from stepwell.models.wire import MessageEncoder, tail_fields, to_json, tools_json
+from stepwell.models.wire import MessageEncoder, refused_field, tail_fields, to_json, tools_json, without_refused
 
 _PROFILE = ModelProfile()
 
@@ -30,8 +34,12 @@ _LINGER = 1.0
 """Seconds that a connection may take to end its response after `[DONE]`, so that it can be used again."""
 
 _SHORTEST_SECRET = 8
+_SECRET_NAME = "(?i)key|token|secret|auth|pass|sig|code"
+"""In the names of parameters of an address that are secret."""
 _ERROR_BODY = 64 * 1024
-_TOOLS_KEPT = 64
+_TOOLS_KEPT = _MODELS_KEPT = 64
+_UNREAD = (400, 422)
+"""Statuses by which endpoints refuse a request for what stands in it."""
 
 
 class OpenAIModel:
@@ -64,10 +72,12 @@ class OpenAIModel:
         self.profile = profile
         self._url = _completions_url(base_url)
         self._model, self._timeouts, self._retries = model, timeouts, retries
+        api_key = api_key.strip()  # such as the end of a line of a file
         self._headers = _headers(api_key, headers or {})
-        self._secrets = _secrets(api_key, headers or {})
+        self._secrets = _secrets(api_key, headers or {}, self._url)
         self._encode = MessageEncoder(profile)
         self._tools: dict[bytes, bytes] = {}
+        self._refused: dict[str, frozenset[str]] = {}
         self._clients: dict[asyncio.AbstractEventLoop, Client] = {}
         self._ending: set[Response] = set()
 
@@ -92,8 +102,11 @@ class OpenAIModel:
                 yield delta
                 return
             failure, asked = delta.failure, exchange.retry_after
+            learned = not exchange.reader.started and self._learn(request, failure)
             may_pass = _may_pass(failure) and not exchange.reader.started
             delta, wait = self._retries.judge(delta, failure, attempt, asked, may_pass=may_pass, secrets=self._secrets)
+            if learned and delta.failure is not None:
+                delta, wait = Delta(failure=msgspec.structs.replace(delta.failure, retry_in=0.0)), 0.0
             yield delta
             if wait is None:
                 return
@@ -129,7 +142,7 @@ class OpenAIModel:
         return made
 
     def _body(self, request: ModelRequest) -> Sequence[bytes | bytearray]:
-        fields = tail_fields(request, self.profile)
+        fields = self._fields(request)
         tools = b""
         if request.tools and "tools" not in fields:
             tools = b'"tools":' + self._tools_json(request.tools) + b","
@@ -138,6 +151,27 @@ class OpenAIModel:
             messages = b",".join([*([messages] if messages else ()), *map(self._encode, request.tail)])
         model = to_json(request.model or self._model)
         return b'{"model":', model, b',"messages":[', messages, b"],", tools, to_json(fields)[1:]
+
+    def _fields(self, request: ModelRequest) -> dict[str, Any]:
+        fields = tail_fields(request, self.profile)
+        if self._refused and (refused := self._refused.get(request.model or self._model)):
+            return without_refused(fields, refused, request.settings.extra)
+        return fields
+
+    def _learn(self, request: ModelRequest, failure: Failure) -> bool:
+        """Tell whether the endpoint refused a field that this model's requests can go without, and leave it out."""
+        if failure.kind != "request" or failure.status not in _UNREAD:
+            return False
+        model, extra = request.model or self._model, request.settings.extra
+        refused = self._refused.get(model, frozenset())
+        sent = {name: value for name, value in self._fields(request).items() if name not in extra}
+        field = refused_field(failure.message, sent, refused)
+        if not field:
+            return False
+        if len(self._refused) >= _MODELS_KEPT:
+            self._refused.clear()
+        self._refused[model] = refused | {field}
+        return True
 
     def _tools_json(self, tools: ToolSpecs) -> bytes:
         found = self._tools.get(tools.encoded)
@@ -186,7 +220,7 @@ class _Exchange:
             response = self._response = await client.post(body)
             if response.status >= 300:
                 self.retry_after = retry_after(response.headers, time.time())
-                self.reader.fail(await _refusal(response, self._timeouts))
+                self.reader.fail(await _refusal(response, self._url, self._timeouts))
             self._is_page = "text/html" in response.headers.get("Content-Type", "")
         except Exception as error:  # whatever a client library raises is a failure of the reply: the port never raises
             self.reader.fail(_failure_of(error, self._url, self._timeouts))
@@ -239,8 +273,10 @@ def _completions_url(base_url: str) -> URL:
         # An address with a password or a query in it is not repeated.
         shown = "" if set("@?") & set(base_url) else f" {base_url!r}"
         raise ConfigError(f"base_url{shown} is no http address; write it like https://api.openai.com/v1")
-    path = url.path.rstrip("/")
-    return url if path.endswith("/chat/completions") else url.with_path(f"{path}/chat/completions", keep_query=True)
+    path = url.raw_path.rstrip("/")
+    if path.endswith("/chat/completions"):
+        return url
+    return url.with_path(f"{path}/chat/completions", encoded=True, keep_query=True)
 
 
 def _headers(api_key: str, others: Mapping[str, str]) -> dict[str, str]:
@@ -256,9 +292,17 @@ def _headers(api_key: str, others: Mapping[str, str]) -> dict[str, str]:
     return headers | {name.lower(): value for name, value in others.items()}
 
 
-def _secrets(api_key: str, headers: Mapping[str, str]) -> list[str]:
-    """Return what no message may show: the key, and all in the headers that is long enough to be one."""
-    words = {word for value in headers.values() for word in value.split() if len(word) >= _SHORTEST_SECRET}
+def _secrets(api_key: str, headers: Mapping[str, str], url: URL) -> list[str]:
+    """Return what no message may show: the key, and all in headers and address that is long enough to be one."""
+    named = [value for name, value in url.query.items() if re.search(_SECRET_NAME, name)]
+    given = [
+        *headers.values(),
+        *named,
+        *(quote(value, safe="") for value in named),
+        url.password or "",
+        url.raw_password or "",
+    ]
+    words = {word for value in given for word in value.split() if len(word) >= _SHORTEST_SECRET}
     return sorted(words | {api_key} - {""}, key=len, reverse=True)
 
 
@@ -273,10 +317,12 @@ def _may_pass(failure: Failure) -> bool:
             return False
 
 
-async def _refusal(response: Response, timeouts: Timeouts) -> Failure:
-    if response.status < 400:
-        to = response.headers.get("Location", "nowhere")
-        return Failure("request", f"The endpoint redirects to {to}: set `base_url` to it.", response.status)
+async def _refusal(response: Response, url: URL, timeouts: Timeouts) -> Failure:
+    to = response.headers.get("Location", "")
+    if response.status < 400 and to:
+        return Failure(
+            "request", f"The endpoint redirects to {_target(url, to)}: set `base_url` to it.", response.status
+        )
     body = b""
     # The status says enough where the rest of the body does not come.
     with suppress(aiohttp.ClientError, TimeoutError):
@@ -296,6 +342,8 @@ def _failure_of(error: Exception, url: URL, timeouts: Timeouts) -> Failure:
         case aiohttp.ConnectionTimeoutError() | aiohttp.ClientConnectorError():
             cause = f"none within {timeouts.connect:g} s" if isinstance(error, TimeoutError) else str(error)
             remedy = "Check that the endpoint runs and that `base_url` is right."
+            if isinstance(error, aiohttp.ClientConnectorCertificateError):
+                remedy = "If it is your own, name a file with its certificate in SSL_CERT_FILE."
             return Failure("connect", f"No connection to {_shown(url)}: {cause}. {remedy}")
         case aiohttp.SocketTimeoutError():
             return _stalled(timeouts)
@@ -307,6 +355,14 @@ def _failure_of(error: Exception, url: URL, timeouts: Timeouts) -> Failure:
 
 def _stalled(timeouts: Timeouts) -> Failure:
     return Failure("stall", f"The endpoint sent nothing for {timeouts.stall:g} s.")
+
+
+def _target(url: URL, location: str) -> str:
+    """Return where a redirect leads, without what may be secret in it; it may repeat our own query."""
+    try:
+        return _shown(url.join(URL(location)))
+    except ValueError:
+        return "no address"
 
 
 def _shown(url: URL) -> str:

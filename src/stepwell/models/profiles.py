@@ -38,6 +38,8 @@ def _facts(
     tokenizer: Tokenizer = "",
     rule: ImageRule = "",
     dialect: str = "react",
+    ids: int = 40,
+    signed: bool = False,
 ) -> ModelProfile:
     return ModelProfile(
         window=window,
@@ -52,6 +54,8 @@ def _facts(
         temperature=heat,
         tokenizer=tokenizer,
         image_tokens=rule,
+        call_ids=ids,
+        signed_back=signed,
     )
 
 
@@ -176,19 +180,19 @@ _FAMILIES: tuple[tuple[str, tuple[tuple[str, ModelProfile], ...]], ...] = (
             (r"llama", _facts(4096, tools=False)),
         ),
     ),
-    # Mistral. Its own endpoint refuses `stream_options` and sends usage unasked.
+    # Mistral. Its own endpoint refuses `stream_options` and sends usage unasked; ids of calls have nine characters.
     (
         r"tral",
         (
-            (r"mistral-7b.*v0\.1", _facts(8192, tools=False, usage=False)),
-            (r"mixtral-8x22b", _facts(64 * K, usage=False)),
-            (r"pixtral|mistral-(small|medium|large)", _facts(128 * K, images=True, usage=False)),
-            (r"magistral", _facts(40 * K, usage=False)),
-            (r"codestral|devstral|ministral|open-mistral-nemo", _facts(128 * K, usage=False)),
-            (r"mi[sx]tral|open-mi[sx]tral", _facts(32 * K, usage=False)),
+            (r"mistral-7b.*v0\.1", _facts(8192, tools=False, usage=False, ids=9)),
+            (r"mixtral-8x22b", _facts(64 * K, usage=False, ids=9)),
+            (r"pixtral|mistral-(small|medium|large)", _facts(128 * K, images=True, usage=False, ids=9)),
+            (r"magistral", _facts(40 * K, usage=False, ids=9)),
+            (r"codestral|devstral|ministral|open-mistral-nemo", _facts(128 * K, usage=False, ids=9)),
+            (r"mi[sx]tral|open-mi[sx]tral", _facts(32 * K, usage=False, ids=9)),
         ),
     ),
-    # Anthropic and Google behind their compatible endpoints.
+    # Anthropic and Google behind their compatible endpoints. Gemini 3 refuses calls without what it signed of them.
     (
         r"claude|gemini",
         (
@@ -204,7 +208,7 @@ _FAMILIES: tuple[tuple[str, tuple[tuple[str, ModelProfile], ...]], ...] = (
             (r"gemini-1\.5-pro", _facts(2_097_152, 8192, images=True, rule="gemini")),
             (r"gemini-(1\.5|2\.0)", _facts(1_048_576, 8192, images=True, rule="gemini")),
             (r"gemini-(1\.0-)?pro(?![\w.])", _facts(30_720, 2048)),
-            (r"gemini", _facts(1_048_576, 65_536, images=True, rule="gemini")),
+            (r"gemini", _facts(1_048_576, 65_536, images=True, rule="gemini", signed=True)),
         ),
     ),
     # Small open models.
@@ -224,7 +228,8 @@ _FAMILIES: tuple[tuple[str, tuple[tuple[str, ModelProfile], ...]], ...] = (
             (r"(code)?gemma", _facts(8192, tools=False)),
         ),
     ),
-    # Yi, Baichuan, Moonshot. Kimi's thinking models want the thinking of earlier tool calls back.
+    # Yi, Baichuan, Moonshot. Kimi's thinking models want the thinking of earlier tool calls back; ids of K2's calls
+    # hold the names of tools, and its template wants them whole.
     (
         r"yi|baichuan|kimi|moonshot|grok",
         (
@@ -235,9 +240,9 @@ _FAMILIES: tuple[tuple[str, tuple[tuple[str, ModelProfile], ...]], ...] = (
             (r"baichuan-?[34]", _facts(32 * K)),
             (r"baichuan", _facts(4096, tools=False)),
             (r"kimi-(latest|vl)", _facts(128 * K, images=True)),
-            (r"kimi.*thinking|kimi-k2\.\d|kimi-k[3-9]", _facts(256 * K, thinks=True, images=True)),
-            (r"kimi-k2-0711", _facts(128 * K)),
-            (r"kimi-k2", _facts(256 * K)),
+            (r"kimi.*thinking|kimi-k2\.\d|kimi-k[3-9]", _facts(256 * K, thinks=True, images=True, ids=0)),
+            (r"kimi-k2-0711", _facts(128 * K, ids=0)),
+            (r"kimi-k2", _facts(256 * K, ids=0)),
             (r"moonshot-v1.*vision", _facts(8192, images=True)),
             (r"kimi|moonshot", _facts(8192)),
             (r"grok-([4-9]|code)", _facts(256 * K, images=True)),
@@ -278,6 +283,9 @@ _PRICES: tuple[tuple[str, float, float], ...] = (
 _DATED = r"(-20\d\d-\d\d-\d\d|-20\d{6}|-latest)?"
 _PRICED = "gpt|o[0-9]|claude"
 
+_LONGEST_NAME = 256
+"""Characters of a name that are looked at: clients may send any, and patterns take long over long ones."""
+
 _WINDOW_IN_NAME = re.compile(r"[-_](\d{1,4})([km])(?![a-z0-9])")
 
 
@@ -295,7 +303,7 @@ def profile_for(name: str, **overrides: Any) -> ModelProfile:
     Raises:
         ConfigError: If an override is no field of a profile or has a wrong value.
     """
-    short = name.lower().rsplit("/", 1)[-1]
+    short = name.lower().rsplit("/", 1)[-1][:_LONGEST_NAME]
     fields = msgspec.structs.asdict(_family(short))
     fields["prices"] = _prices(short)
     if stated := _WINDOW_IN_NAME.search(short):

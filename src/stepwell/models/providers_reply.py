@@ -21,7 +21,7 @@ from pydantic_ai.usage import RequestUsage
 
 from stepwell.messages import StopReason, Usage
 from stepwell.models.base import CallPart, Delta, Failure
-from stepwell.models.wire import clean, clean_counting, to_json
+from stepwell.models.wire import clean, clean_counting, to_json, usage_of
 
 
 class EventReader:
@@ -121,4 +121,4 @@ def text_of(arguments: str | Mapping[str, Any] | None) -> str:
 def _usage(counted: RequestUsage) -> Usage | None:
     if not (counted.input_tokens or counted.output_tokens):
         return None
-    return Usage(counted.input_tokens, counted.output_tokens, counted.cache_read_tokens)
+    return usage_of(counted.input_tokens, counted.output_tokens, counted.cache_read_tokens)

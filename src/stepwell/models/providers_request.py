@@ -36,7 +36,7 @@ from pydantic_ai.tools import ToolDefinition
 from stepwell.messages import Image, Message
 from stepwell.models.base import ModelProfile, ModelRequest
 from stepwell.models.providers_kept import as_signed
-from stepwell.models.wire import clean, clean_all, sent_arguments
+from stepwell.models.wire import clean, clean_all, sent_arguments, sent_id, sent_name
 
 FETCHING = frozenset(
     {"anthropic", "azure", "google-cloud", "groq", "mistral", "openai", "openai-chat", "openrouter", "xai"}
@@ -51,7 +51,7 @@ def messages_of(request: ModelRequest, profile: ModelProfile, vendor: str = "") 
 
     Args:
         request: The request.
-        profile: Facts about the family; `images` is used.
+        profile: Facts about the family; `images` and `call_ids` are used.
         vendor: pydantic-ai's name of it.
     """
     done: list[ModelMessage] = []
@@ -59,13 +59,17 @@ def messages_of(request: ModelRequest, profile: ModelProfile, vendor: str = "") 
     names: dict[str, str] = {}
     for message in request.all:
         if message.role != "assistant":
-            parts.append(_part(message, names, vendor if profile.images else None))
+            parts.append(_part(message, names, vendor if profile.images else None, profile.call_ids))
             continue
-        names.update((call.id, call.name) for call in message.calls)
+        names.update((call.id, sent_name(call.name)) for call in message.calls)
         if parts:
             done.append(VendorRequest(parts))
             parts = []
         reply = as_signed(message) or ModelResponse(list(_said(message)))
+        for part in reply.parts:
+            if type(part) is ToolCallPart:
+                part.tool_name = sent_name(part.tool_name)
+                part.tool_call_id = sent_id(part.tool_call_id, profile.call_ids)
         done += [reply] if reply.parts else []
     if parts:
         done.append(VendorRequest(parts))
@@ -120,7 +124,7 @@ def settings_of(
     return cast("ModelSettings", fields)
 
 
-def _part(message: Message, names: dict[str, str], vendor: str | None) -> ModelRequestPart:
+def _part(message: Message, names: dict[str, str], vendor: str | None, ids: int) -> ModelRequestPart:
     text = clean(message.content)
     shown: list[UserContent] = []
     for line, images in _unseen(message.images, shown, vendor).items():
@@ -130,7 +134,7 @@ def _part(message: Message, names: dict[str, str], vendor: str | None) -> ModelR
         return SystemPromptPart(text)
     if message.role == "tool":
         name = names.get(message.call, "tool")
-        return ToolReturnPart(name, cast("list[Any]", content) if shown else text, message.call)
+        return ToolReturnPart(name, cast("list[Any]", content) if shown else text, sent_id(message.call, ids))
     return UserPromptPart(content if shown else text)
 
 

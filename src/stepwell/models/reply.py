@@ -8,22 +8,37 @@ from __future__ import annotations
 
 from stepwell.messages import StopReason, Usage
 from stepwell.models.base import CallPart, Delta, Failure
-from stepwell.models.chunk import KNOWN_FIELDS, Choice, Chunk, Function, Part, Piece, loosely, strictly
+from stepwell.models.chunk import KNOWN_FIELDS, Choice, Chunk, Function, Part, Piece, WireUsage, loosely, strictly
 from stepwell.models.failures import problem_inside
 from stepwell.models.sse import LIMIT, EventTooLong, SSEReader
-from stepwell.models.wire import clean, clean_counting, is_object
+from stepwell.models.wire import clean, clean_counting, is_object, signed_calls
 
 _STOPS: dict[str, StopReason] = {
     "length": "length",
     "max_tokens": "length",
     "model_length": "length",
+    "model_context_window_exceeded": "length",
     "content_filter": "content_filter",
     "sensitive": "content_filter",
+    "refusal": "content_filter",
+    "safety": "content_filter",
+    "recitation": "content_filter",
+    "blocklist": "content_filter",
+    "prohibited_content": "content_filter",
+    "spii": "content_filter",
 }
-"""By finish reason, in lower case. Whatever is not here means `stop`, or `tool_calls` when there are calls."""
+"""By finish reason, in lower case and up to a colon. Whatever is not here means `stop`, or `tool_calls` when there are
+calls. The last five are Gemini's own, which its compatible endpoint hands through."""
 
-_FAILED = ("error", "network_error")
-"""Finish reasons by which OpenRouter, Mistral and Zhipu say that the reply failed on their side."""
+_FAILED: dict[str, int] = {
+    "error": 0,
+    "network_error": 0,
+    "insufficient_system_resource": 503,
+    "abort": 503,
+    "malformed_function_call": 500,
+}
+"""Finish reasons by which OpenRouter, Mistral, Zhipu, DeepSeek, vLLM, SGLang and Gemini say that the reply failed on
+their side, with the status that says the same: the request may work a little later where there is one."""
 
 _NO_REASON = ("", "null")
 
@@ -33,6 +48,12 @@ _SHOWN = 4096
 _BLANK = b"\xef\xbb\xbf \t\r\n"
 """The bytes of a byte order mark and of white space: what may stand before a body."""
 
+_THINK = ("<think>", "<thinking>")
+"""Tags of thinking in the text of models whose server does not take it out."""
+
+_MOST_HELD = 256
+"""Characters of white space that may wait for a tag behind them."""
+
 _NOTHING = Chunk(choices=[])
 _DONE = b"[DONE]"
 
@@ -40,59 +61,82 @@ _DONE = b"[DONE]"
 class _Call:
     """A tool call that is still arriving."""
 
-    __slots__ = ("arguments", "given", "id", "index", "name", "new")
+    __slots__ = ("arguments", "end", "extra", "given", "id", "index", "name", "new", "size")
 
     def __init__(self, index: int) -> None:
         self.index, self.id, self.name = index, "", ""
         self.arguments: list[str] = []
+        self.size = 0
+        self.end = ""
+        """The last character of the arguments that is no white space."""
         self.new: list[str] = []
         self.given = False
+        self.extra: object = None
+        """What its vendor wants back with it, such as Gemini's signature of what it thought."""
+
+    def take(self, text: str) -> None:
+        """Take in more of the arguments, or what a piece adds that says all of them again."""
+        # Nothing in JSON begins with a brace and then with all that came before.
+        if len(text) >= self.size > 0 and text.lstrip()[:1] == "{":
+            text = text.removeprefix("".join(self.arguments))
+        self.arguments.append(text)
+        self.new.append(text)
+        self.size += len(text)
+        self.end = text.rstrip()[-1:] or self.end
 
 
 class _Calls:
     """Puts the pieces of a reply's tool calls together, also where a server is careless about them.
 
-    Servers leave out the index or the id, repeat the name in every piece, number every call 0, or send calls
-    whole. A piece belongs to the call with its index, else to that with its id, else to the newest. It opens
-    a new call all the same if it brings another name, or the name again after the call's arguments were whole.
+    Servers leave out the index or the id, repeat the name or all arguments so far in every piece, number every call
+    0, or send calls whole, perhaps once more. A piece belongs to the call with its index, else to that with its id,
+    else to the newest. It opens a new call all the same if it brings another name, or the name again after the call's
+    arguments were whole.
     """
 
-    __slots__ = ("_by_index", "_touched", "all", "replaced")
+    __slots__ = ("_by_id", "_by_index", "_touched", "all", "replaced")
 
     def __init__(self) -> None:
         self.all: list[_Call] = []
         self.replaced = 0
         self._by_index: dict[int, _Call] = {}
-        self._touched: list[_Call] = []
+        self._by_id: dict[str, _Call] = {}
+        self._touched: dict[_Call, None] = {}
 
     def add(self, piece: Piece) -> None:
         function = piece.function or Function()
         name, text = function.name or "", function.arguments or ""
         call = self._find(piece.index, piece.id or "")
-        if call is None or _opens_another(call, piece.id or "", name, text):
+        if call is None and not (piece.id or name or text):
+            return
+        if call is None or _opens_another(call, piece, name, text):
             call = _Call(len(self.all))
             self.all.append(call)
         if piece.index is not None:
             self._by_index[piece.index] = call
         if not call.given:
             call.id, call.name = call.id or piece.id or "", call.name or name
+            self._by_id.setdefault(call.id, call)
         if text:
-            call.arguments.append(text)
-            call.new.append(text)
-        if call not in self._touched:
-            self._touched.append(call)
+            call.take(text)
+        if piece.extra_content:
+            call.extra = piece.extra_content
+        self._touched[call] = None
 
     def take(self, *, last: bool) -> tuple[CallPart, ...]:
         """Return what is new; a call without a name waits for it, unless this is the end."""
+        touched, self._touched = self._touched, {}
         parts: list[CallPart] = []
-        waiting: list[_Call] = []
-        for call in self._touched:
+        for call in touched:
             if call.name or last:
                 parts.append(self._part(call))
             else:
-                waiting.append(call)
-        self._touched = waiting
+                self._touched[call] = None
         return tuple(parts)
+
+    def signed(self) -> str:
+        """Return what is wanted back with the calls as JSON text, or nothing."""
+        return signed_calls([call.extra for call in self.all])
 
     def _part(self, call: _Call) -> CallPart:
         text = self._clean("".join(call.new))
@@ -112,16 +156,71 @@ class _Calls:
         if index is not None:
             return self._by_index.get(index)
         if id:
-            return next((call for call in self.all if call.id == id), None)
+            return self._by_id.get(id)
         return self.all[-1] if self.all else None
 
 
-def _opens_another(call: _Call, id: str, name: str, text: str) -> bool:
+def _opens_another(call: _Call, piece: Piece, name: str, text: str) -> bool:
+    id = piece.id or ""
     if not name or not call.name or (id and id == call.id):
         return False
     if name != call.name:
         return True
-    return bool(id or text.strip()) and is_object("".join(call.arguments))
+    if call.end != "}" or not (id or text.strip()):
+        return False
+    arguments = "".join(call.arguments)
+    said_again = text == arguments and not id and piece.index is not None
+    return not said_again and is_object(arguments)
+
+
+class _Think:
+    """Takes `<think>` blocks from the start of a reply, where servers without a field for thinking leave them."""
+
+    __slots__ = ("_held", "_inside", "_seen", "_shown", "over")
+
+    def __init__(self) -> None:
+        self._held = self._inside = ""
+        self._seen = self._shown = False
+        self.over = False
+        """Whether the rest of the text is the answer."""
+
+    def read(self, text: str, *, last: bool) -> tuple[str, str]:
+        """Return of more text what is the answer's and what is thinking; half a tag waits, unless this is the end."""
+        text, self._held = self._held + text, ""
+        thinking: list[str] = []
+        while text and not self.over:
+            text = self._read_inside(text, thinking, last=last) if self._inside else self._read_start(text, last=last)
+        return text, "".join(thinking)
+
+    def _read_start(self, text: str, *, last: bool) -> str:
+        head = text.lstrip()
+        tag = next((tag for tag in _THINK if head.startswith(tag)), "")
+        if tag:
+            self._inside, self._seen, self._shown = tag.replace("<", "</"), True, False
+            return head[len(tag) :]
+        if not head and self._seen:
+            return ""
+        if not last and len(text) < _MOST_HELD and any(tag.startswith(head) for tag in _THINK):
+            self._held = text
+            return ""
+        self.over = True
+        return head if self._seen else text
+
+    def _read_inside(self, text: str, thinking: list[str], *, last: bool) -> str:
+        before, found, after = text.partition(self._inside)
+        if not found and not last:
+            halves = (n for n in range(len(self._inside) - 1, 0, -1) if text.endswith(self._inside[:n]))
+            before = text[: len(text) - next(halves, 0)]
+        body = before.rstrip()
+        if found or last or len(before) < len(body) + _MOST_HELD:
+            before = body
+        if found:
+            self._inside = ""
+        elif not last:
+            self._held = text[len(before) :]
+        thinking.append(before if self._shown else before.lstrip())
+        self._shown = self._shown or before != ""
+        return after
 
 
 class ReplyReader:
@@ -144,8 +243,10 @@ class ReplyReader:
         self._whole_size = 0
         self._text: list[str] = []
         self._thinking: list[str] = []
+        self._think: _Think | None = _Think()
         self._calls: _Calls | None = None
         self._usage: Usage | None = None
+        self._completion = 0
         self._replaced = 0
         self.started = False
         """Whether any content was given out: text, thinking or a call."""
@@ -202,10 +303,12 @@ class ReplyReader:
         if failure is None and not self.finish:
             failure = Failure("broken", "The endpoint's stream ended without a finish reason.")
         elif failure is None and stop == "error":
-            failure = Failure("server", f"The endpoint ended the reply with finish reason {self.finish!r}.")
+            message = f"The endpoint ended the reply with finish reason {self.finish!r}."
+            failure = Failure("server", message, _FAILED[self.finish.lower().partition(":")[0]])
         text, thinking, calls = self._take(last=True)
         replaced = self._replaced + (self._calls.replaced if self._calls else 0)
-        return Delta(text, thinking, calls, self._usage, failure, "error" if failure else stop, replaced=replaced)
+        end, signed = "error" if failure else stop, self._calls.signed() if self._calls else ""
+        return Delta(text, thinking, calls, self._usage, failure, end, signed=signed, replaced=replaced)
 
     def _take(self, *, last: bool) -> tuple[str, str, tuple[CallPart, ...]]:
         text, thinking = "".join(self._text), ""
@@ -213,6 +316,11 @@ class ReplyReader:
         if self._thinking:
             thinking = "".join(self._thinking)
             self._thinking.clear()
+            self._think = None
+        if self._think is not None and (text or last):
+            text, thinking = self._think.read(text, last=last)
+            if self._think.over:
+                self._think = None
         if "\0" in text or "\0" in thinking:
             self._replaced += text.count("\0") + thinking.count("\0")
             text, thinking = clean(text), clean(thinking)
@@ -222,15 +330,15 @@ class ReplyReader:
         return text, thinking, calls
 
     def _stop(self) -> StopReason:
-        finish = self.finish.lower()
+        finish = self.finish.lower().partition(":")[0]
         if finish in _FAILED:
             return "error"
         if stop := _STOPS.get(finish):
             return stop
-        if self._calls is None:
+        if self._calls is None or not self._calls.all:
             return "stop"
         # A reply that used up exactly what the request allowed was cut, whatever its finish reason says.
-        cut = self._max_tokens and self._usage and self._usage.output >= self._max_tokens
+        cut = self._max_tokens and self._completion >= self._max_tokens
         return "length" if cut else "tool_calls"
 
     def _sniff(self, data: bytes) -> None:
@@ -277,7 +385,12 @@ class ReplyReader:
         if choice.finish_reason and choice.finish_reason not in _NO_REASON:
             self.finish = choice.finish_reason
         if choice.usage:
-            self._usage = choice.usage.total()
+            self._count(choice.usage)
+
+    def _count(self, usage: WireUsage) -> None:
+        self._usage = usage.total() or self._usage
+        # What was thought may stand beside it, and be no part of what the request limits.
+        self._completion = usage.completion_tokens or self._completion
 
     def _read_part(self, part: Part) -> None:
         if part.content:
@@ -299,7 +412,7 @@ class ReplyReader:
 
     def _read_rest(self, chunk: Chunk, event: bytes) -> None:
         if chunk.usage:
-            self._usage = chunk.usage.total()
+            self._count(chunk.usage)
         if (chunk.error or (chunk.choices is None and chunk.usage is None)) and (failure := problem_inside(event)):
             self.fail(failure)
 

@@ -60,14 +60,14 @@ def script_of(path: Path) -> Brain:
         ConfigError: The file cannot be read, or a line is no line of a script.
     """
     try:
-        rows = path.expanduser().read_bytes().splitlines()
+        rows = path.expanduser().read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
     except OSError as error:
         raise ConfigError(f"cannot read the script {path}: {error.strerror}") from error
     lines: list[Line] = []
     for number, row in enumerate(rows, 1):
         try:
             lines += [msgspec.json.decode(row, type=Line)] if row.strip() else []
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise ConfigError(f"line {number} of the script {path}: {error}") from error
 
     def answer(request: ModelRequest) -> Answer:

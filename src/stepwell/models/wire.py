@@ -6,16 +6,44 @@ connection (`openai.py` does).
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
 
-from stepwell.messages import Message, ToolSpecs
+from stepwell.messages import Message, ToolSpecs, Usage
 from stepwell.models.base import ModelProfile, ModelRequest
 
 _encoder = msgspec.json.Encoder()
+_signed_decoder = msgspec.json.Decoder(dict[str, list[Any]])
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+_MOST_TOKENS = 10**9
+"""Above the tokens of any request or reply."""
+
+_OPTIONAL = {
+    "stream_options": r"\bstream_options\b",
+    "temperature": r"\btemperature\b",
+    "stop": r"['\"`]stop['\"`]",
+    "max_tokens": r"\bmax_tokens\b",
+    "max_completion_tokens": r"\bmax_completion_tokens\b",
+}
+"""Fields of a request that some endpoints refuse, and how their refusals name them."""
+_OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+_NOT_TAKEN = (  # compiled by the first refusal
+    r"unsupported|not (?:be )?(?:support|permit|allow)|unrecogni[sz]ed|unknown|unexpected|does not support|不支持"
+)
+"""How endpoints say that they do not take a field: OpenAI, Azure, Mistral, servers on pydantic."""
+
+_LONGEST_SIGNED = 256 * 1024
+"""Characters of what goes back with the calls of a reply; no vendor needs more."""
+
+_MISTRAL = 9
+"""Characters of the ids of calls that Mistral's endpoint takes, never fewer."""
+_HASHED = 16
+"""Characters at most of an id that stands for another one: no more than a bound of a request allows for."""
 
 _UNSENDABLE = "[\ud800-\udfff\0]"  # compiled by the first text that may hold such
 
@@ -54,13 +82,15 @@ class MessageEncoder:
     """Turns messages into their wire JSON; keep one, as `Transcript.rendering` knows it by identity.
 
     Args:
-        profile: Facts about the family; `system_role`, `images`, `thinking_back` and `thinking_field` are used.
+        profile: Facts about the family; `system_role`, `images`, `thinking_back`, `thinking_field`, `call_ids` and
+            `signed_back` are used.
     """
 
-    __slots__ = ("_sees", "_system_role", "_thinking_field")
+    __slots__ = ("_ids", "_sees", "_signed", "_system_role", "_thinking_field")
 
     def __init__(self, profile: ModelProfile) -> None:
-        self._system_role, self._sees = profile.system_role, profile.images
+        self._system_role, self._sees, self._ids = profile.system_role, profile.images, profile.call_ids
+        self._signed = profile.signed_back
         self._thinking_field = profile.thinking_field if profile.thinking_back else ""
 
     def __call__(self, message: Message) -> bytes:
@@ -71,7 +101,7 @@ class MessageEncoder:
             case "user":
                 return to_json({"role": "user", "content": self._content(message)})
             case "assistant":
-                fields = _assistant(message)
+                fields = _assistant(message, self._ids, signed=self._signed)
                 if self._thinking_field and message.calls:
                     fields[self._thinking_field] = message.thinking
                 return to_json(fields)
@@ -86,7 +116,7 @@ class MessageEncoder:
     def _result(self, message: Message) -> bytes:
         """Return a result; its images follow in a user's message, for a tool's message holds none in this format."""
         text = message.content if self._sees else _without_images(message)
-        result = to_json({"role": "tool", "tool_call_id": message.call, "content": text})
+        result = to_json({"role": "tool", "tool_call_id": sent_id(message.call, self._ids), "content": text})
         if not message.images or not self._sees:
             return result
         shown = Message("user", "[images of the results above]", message.images)
@@ -108,18 +138,55 @@ def _without_images(message: Message) -> str:
     return f"{message.content}\n[{len(message.images)} image(s), not shown: this model does not see]".lstrip()
 
 
-def _assistant(message: Message) -> dict[str, Any]:
+def _assistant(message: Message, ids: int, *, signed: bool) -> dict[str, Any]:
     if not message.calls:
         return {"role": "assistant", "content": message.content}
-    calls = [
+    calls: list[dict[str, Any]] = [
         {
-            "id": call.id,
+            "id": sent_id(call.id, ids),
             "type": "function",
-            "function": {"name": call.name, "arguments": sent_arguments(call.arguments)},
+            "function": {"name": sent_name(call.name), "arguments": sent_arguments(call.arguments)},
         }
         for call in message.calls
     ]
+    if signed and message.signed:
+        for call, extra in zip(calls, _extras(message.signed, len(calls)), strict=True):
+            if extra:
+                call["extra_content"] = extra
     return {"role": "assistant", "content": message.content or None, "tool_calls": calls}
+
+
+def signed_calls(extras: Sequence[object]) -> str:
+    """Return what a vendor wants back with each call of a reply as JSON text, or nothing where it wants nothing."""
+    text = to_json({"extra_content": extras}).decode() if any(extras) else ""
+    return text if len(text) <= _LONGEST_SIGNED else ""
+
+
+def _extras(signed: str, calls: int) -> list[Any]:
+    """Return what was signed of each call of a message; nothing where another adapter signed it."""
+    try:
+        extras = _signed_decoder.decode(signed)["extra_content"]
+    except (ValueError, KeyError, RecursionError):
+        return [None] * calls
+    return extras if len(extras) == calls else [None] * calls
+
+
+def sent_name(name: str) -> str:
+    """Return the name of a past call as strict servers take it: a model may have made one up that they refuse."""
+    return re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:64] or "_"
+
+
+def sent_id(id: str, most: int) -> str:
+    """Return the id of a past call as an endpoint takes it: another one's may be longer, or of another form.
+
+    Args:
+        id: The id; equal ones stay equal.
+        most: As `ModelProfile.call_ids`.
+    """
+    form = "[a-zA-Z0-9]{9}" if most == _MISTRAL else f"[a-zA-Z0-9_-]{{1,{most}}}"
+    if not most or re.fullmatch(form, id):
+        return id
+    return hashlib.sha256(id.encode("utf-8", "replace")).hexdigest()[: min(most, _HASHED)]
 
 
 def sent_arguments(arguments: str) -> str:
@@ -133,6 +200,12 @@ def sent_arguments(arguments: str) -> str:
     if is_object(arguments):
         return arguments
     return to_json({"_invalid": arguments}).decode()
+
+
+def usage_of(input: int | None, output: int | None, cached: int | None) -> Usage | None:
+    """Return what a provider counted, or None where a number counts no tokens: nobody is to pay or be paid for it."""
+    counts = (input or 0, output or 0, cached or 0)
+    return Usage(*counts) if all(0 <= count <= _MOST_TOKENS for count in counts) else None
 
 
 def is_object(text: str) -> bool:
@@ -167,6 +240,35 @@ def tail_fields(request: ModelRequest, profile: ModelProfile) -> dict[str, Any]:
         fields["response_format"] = _response_format(settings.response_format)
     fields.update((name, value) for name, value in settings.extra.items() if name not in ("model", "messages"))
     return fields
+
+
+def refused_field(message: str, fields: Mapping[str, Any], refused: Collection[str]) -> str:
+    """Return the field that a refusal says the endpoint does not take and that a request can go without, or nothing.
+
+    Args:
+        message: The endpoint's words.
+        fields: What was sent of our own accord.
+        refused: What it refused before: where the limit of tokens has no other name left, it stays.
+    """
+    if not re.search(_NOT_TAKEN, message, re.IGNORECASE):
+        return ""
+    named = (name for name, words in _OPTIONAL.items() if name in fields and re.search(words, message))
+    return next((name for name in named if _OTHER_NAME.get(name) not in refused), "")
+
+
+def without_refused(fields: dict[str, Any], refused: Collection[str], extra: Collection[str]) -> dict[str, Any]:
+    """Return the fields without those that the endpoint does not take; the limit of tokens goes by its other name.
+
+    Args:
+        fields: As `tail_fields`.
+        refused: Their names.
+        extra: Names of fields that somebody asked for.
+    """
+    taken = {name: value for name, value in fields.items() if name in extra or name not in refused}
+    for name in refused:
+        if name in _OTHER_NAME and name in fields and name not in taken:
+            taken[_OTHER_NAME[name]] = fields[name]
+    return taken
 
 
 def _tool_choice(choice: str) -> str | dict[str, Any]:

@@ -64,6 +64,14 @@ REPLIES: dict[str, tuple[str, Reply]] = {
         '<tool_call>{"name": "shell", "arguments": "{\\"query\\": \\"ls\\"}"}</tool_call>',
         called("shell", LS),
     ),
+    "arguments beside the name": (
+        '<tool_call>{"name": "shell", "id": "c1", "query": "ls"}</tool_call>',
+        called("shell", LS),
+    ),
+    "wrong arguments beside the name": (
+        '<tool_call>{"name": "now", "zone": 1}</tool_call>',
+        called("now", '{"zone": 1}'),
+    ),
     "arguments that are no object": (
         '<tool_call>{"name": "shell", "arguments": "ls"}</tool_call>',
         called("shell", "ls"),

@@ -207,6 +207,46 @@ REPLIES: dict[str, tuple[str, Reply]] = {
     "an object with a wrong key": ('Action: weather\nAction Input: {"x": 1}', called("weather", '{"x": 1}')),
     "braces that are no object": ("Action: shell\nAction Input: { ls; } 2>&1", called("shell", query("{ ls; } 2>&1"))),
     "an open object": ('Action: weather\nAction Input: {"city": "Ro', called("weather", '{"city": "Ro')),
+    "Python's object": (
+        "Action: weather\nAction Input: {'city': \"Rome\", 'days': None,}",
+        called("weather", '{"city": "Rome", "days": null}'),
+    ),
+    "Python's object with a brace in its text": (
+        "Action: note\nAction Input: {'text': '}', 'title': 'it\\'s \"x\"'}",
+        called("note", '{"text": "}", "title": "it\'s \\"x\\""}'),
+    ),
+    "a comma too many for one text": (
+        'Action: shell\nAction Input: ```json\n{"query": "ls",}\n```',
+        called("shell", '{"query": "ls"}', raw='Action: shell\nAction Input: ```json\n{"query": "ls",}'),
+    ),
+    "an open object for the one required": (
+        'Action: note\nAction Input: {"text": "Pay Bob 1',
+        called("note", '{"text": "Pay Bob 1'),
+    ),
+    "an open object for one text": (
+        'Action: shell\nAction Input: {"query": "rm -rf /tm',
+        called("shell", '{"query": "rm -rf /tm'),
+    ),
+    "full-width quotes": ("Action: note\nAction Input: {“text”：“买牛奶”}", called("note", "{“text”：“买牛奶”}")),
+    # in bold, and no action
+    "bold labels": (
+        "**Thought:** I look.\n**Action:** shell\n**Action Input:** ls\n**Observation:** x",
+        called("shell", query("ls"), "I look.", "**Thought:** I look.\n**Action:** shell\n**Action Input:** ls\n"),
+    ),
+    "bold labels before their colons": (
+        "**Action**：shell\n**Action Input**: ls",
+        called("shell", query("ls")),
+    ),
+    "a bold answer": ("**Thought:** x\n**Final Answer:** **Rome** it is", Reply("x", "**Rome** it is")),
+    "bold words": ("**Action** is needed", Reply("**Action** is needed", unmarked=True)),
+    "half bold": ("**Action: shell", Reply("**Action: shell", unmarked=True)),
+    "no action": ("x\nAction: None\nFinal Answer: five", Reply("x", "five")),
+    "no action in words": ("Action: No tool needed.\nFinal Answer: five", Reply("", "five")),
+    "no action in Chinese": ("Action：无\nFinal Answer：五", Reply("", "五")),
+    "an unknown action and an answer": (
+        "Action: sing\nFinal Answer: five",
+        called("sing", "", raw="Action: sing\n"),
+    ),
     "not a number": ('Action: weather\nAction Input: {"days": NaN}', called("weather", '{"days": NaN}')),
     "a very deep object": (
         "Action: weather\nAction Input: " + '{"a":' * 3000 + "1" + "}" * 3000,
@@ -253,13 +293,15 @@ FRAGMENTS = st.sampled_from(
     [
         "Action:", "Action Input:", "Final Answer:", "Observation:", "Thought:", "Action：", "Action", " Input", "Fin",
         "\n", "\r\n", "\r", " ", "\t", "\u2028", "\u3000", "<|observation|>", "<|observation", "<", "|>", "```", "json",
-        "{", "}", '"', "\\", '{"query": "x"}', "shell", "weather", "now", "word", "北京", "\0", ":",
+        "{", "}", '"', "\\", '{"query": "x"}', "shell",
+        "**", "**Action:**", "**Action Input**:", "None", "weather", "now", "word", "北京", "\0", ":",
     ]
 )  # fmt: skip
 TEXTS = st.lists(FRAGMENTS, max_size=25).map("".join)
 CUTS = st.lists(st.integers(0, 12), max_size=40)
 STOPS = st.sampled_from(["stop", "length", "tool_calls", "content_filter", "error", "cancelled"])
-LINE_START_MARKER = re.compile(r"[\r\n][ \t]*(Action|Action Input|Final Answer|Observation)[:：]")
+LABELS = "(?:Action|Action Input|Final Answer|Observation)"
+LINE_START_MARKER = re.compile(rf"[\r\n][ \t]*(?:{LABELS}[:：]|\*\*{LABELS}(?:[:：]\*\*|\*\*[:：]))")
 
 
 @settings(deadline=None, max_examples=1000)

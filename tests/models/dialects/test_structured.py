@@ -32,6 +32,14 @@ REPLIES: dict[str, tuple[str, Reply]] = {
         '{"thought": "I look.", "action": "shell", "action_input": {"query": "ls"}}',
         called("shell", LS, thinking="I look."),
     ),
+    "an input beside the action": (
+        '{"thought": "t", "action": "shell", "query": "ls"}',
+        called("shell", LS, thinking="t"),
+    ),
+    "an open object in a string": (
+        '{"action": "shell", "action_input": "{\\"query\\": \\"rm -rf /tm"}',
+        called("shell", '{"query": "rm -rf /tm'),
+    ),
     "an input that is text": ('{"action": "shell", "action_input": "ls -l"}', called("shell", '{"query": "ls -l"}')),
     "an input that is an object in a string": (
         '{"action": "shell", "action_input": "{\\"query\\": \\"ls\\"}"}',

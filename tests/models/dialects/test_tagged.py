@@ -54,6 +54,11 @@ REPLIES: dict[str, tuple[str, Reply]] = {
         "I look.\n<function=foo>\n<parameter=a>",
         Reply(text="I look.\n<function=foo>\n<parameter=a>"),
     ),
+    "a value that ends with a CR": (qwen("ls\r"), called("shell", '{"query": "ls\\r"}')),
+    "a value between CRLF": (
+        "<tool_call>\r\n<function=shell>\r\n<parameter=query>\r\nls\r\n</parameter>\r\n</function>\r\n</tool_call>",
+        called("shell", LS),
+    ),
     "no opening tag inside a line": ("Write <function=shell> so.", Reply(text="Write <function=shell> so.")),
     "no arguments": ("<tool_call>\n<function=now>\n</function>\n</tool_call>", called("now", "{}")),
     "no arguments of GLM": ("<tool_call>now\n</tool_call>", called("now", "{}")),

@@ -20,6 +20,7 @@ _MARK = re.compile(r'[{}"\\]')
 _OPENING = re.compile(r"\s*(?:```[\w+-]*\s*)?(?=\{)")
 _CONTAINER = ("[", "{", "True", "False", "None")
 _FIRST = {'"': "string", "{": "object", "[": "array", "t": "boolean", "f": "boolean", "n": "null"}
+_FIRST_KEY = re.compile(r"\s*\{(?:\s*[\"'“]([^\"'“”]{1,200})[\"'”]\s*[:：])?")
 _FENCE = re.compile(r"```(?:[\w+-]*[ \t]*\r?\n)?")
 
 
@@ -61,7 +62,7 @@ class ObjectEnd:
         return -1
 
 
-def object_arguments(tool: ToolSpec | None, text: str, *, loose: bool = False) -> str | None:
+def object_arguments(tool: ToolSpec | None, text: str) -> str | None:
     """Return the JSON text of the object that the input is, or None if it is none or is not meant so.
 
     For a tool that takes one text, an object is the arguments only if its keys are the tool's parameters:
@@ -69,12 +70,11 @@ def object_arguments(tool: ToolSpec | None, text: str, *, loose: bool = False) -
 
     Args:
         tool: The tool called; None if it is unknown.
-        text: The input up to the closing brace, with the opening of a fence where there is one.
-        loose: Whether Python's form of an object is one, too.
+        text: The input up to the closing brace, with the opening of a fence where there is one. The object may be
+            Python's.
     """
     opening = _OPENING.match(text)
-    decode = loose_object if loose else _decode_object
-    decoded = decode(text[opening.end() :]) if opening else None
+    decoded = loose_object(text[opening.end() :]) if opening else None
     if decoded is None:
         return None
     if tool is not None and takes_one_text(tool) and not decoded[0].keys() <= parameters_of(tool).keys():
@@ -107,7 +107,8 @@ def text_arguments(tool: ToolSpec | None, text: str, *, quoted: bool = True) -> 
     """Return the arguments that plain text stands for: an object, or the text itself where no object fits.
 
     The text is the tool's one string argument, also when empty; of an unknown tool it is called `input`. A JSON
-    string is decoded, quotes round a text without quotes and a fence round the whole are taken off.
+    string is decoded, quotes round a text without quotes and a fence round the whole are taken off. What begins as the
+    object that the tool wants and is none stays as it is, and is not taken for that argument.
 
     Args:
         tool: The tool called; None if it is unknown.
@@ -115,8 +116,10 @@ def text_arguments(tool: ToolSpec | None, text: str, *, quoted: bool = True) -> 
         quoted: Whether quotes, fences and outer whitespace are the form's; otherwise they are the text's.
     """
     text = _unfence(text.strip()).strip() if quoted else text
+    if tool is not None and (found := object_arguments(tool, text)) is not None:
+        return found
     name = "input" if tool is None else _text_parameter(tool)
-    if not name:
+    if not name or (tool is not None and _is_broken_object(tool, text)):
         return _well_formed(text)
     return msgspec.json.encode({name: _well_formed(_unquote(text) if quoted else text)}).decode()
 
@@ -266,6 +269,12 @@ def _text_parameter(tool: ToolSpec) -> str:
         return ""
     name = required[0] if len(required) == 1 else next(iter(properties))
     return name if _is_text(properties.get(name)) else ""
+
+
+def _is_broken_object(tool: ToolSpec, text: str) -> bool:
+    """Tell whether a text that is no object was meant as one: it begins so, and is no text that a tool could want."""
+    begins = _FIRST_KEY.match(text)
+    return begins is not None and (not takes_one_text(tool) or begins[1] in parameters_of(tool))
 
 
 def _is_text(schema: Any) -> bool:

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from stepwell.messages import ToolSpec, ToolSpecs
 from stepwell.models.base import CallPart
-from stepwell.models.dialects.arguments import given_arguments, loose_object
+from stepwell.models.dialects.arguments import given_arguments, loose_object, parameters_of
 from stepwell.models.dialects.literals import Balanced
 from stepwell.models.dialects.streaming import Channel, MarkerParser
 
 MOST_CALLS = 256
 """Calls of one reply; nothing behind them counts."""
 
+_BESIDE = ("id", "thought", "type")
+"""Fields of a call that are no arguments, unless the tool has parameters of these names."""
+
+_encode = msgspec.json.Encoder().encode
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _string = msgspec.json.Decoder(str).decode
 
@@ -44,9 +48,11 @@ def text_of(value: str) -> str | None:
 
 
 def call_of(
-    fields: dict[str, str], tools: ToolSpecs, names: Iterable[str], inputs: Iterable[str], *, plain: bool
+    fields: dict[str, str], tools: ToolSpecs, names: Sequence[str], inputs: Iterable[str], *, plain: bool
 ) -> tuple[str, str] | None:
     """Return the name and the arguments of a call, or None if the fields name no tool.
+
+    Where no field holds the arguments, those that say nothing else of the call are the arguments.
 
     Args:
         fields: The fields of its object.
@@ -59,7 +65,12 @@ def call_of(
     if name is None:
         return None
     spec = tool_of(name, tools)
-    given = next((fields[key] for key in inputs if key in fields), "")
+    given = next((fields[key] for key in inputs if key in fields), None)
+    if given is None:
+        known = parameters_of(spec) if spec else {}
+        beside = {*names, *(key for key in _BESIDE if key not in known)}
+        rest = [f"{_encode(key).decode()}: {value}" for key, value in fields.items() if key not in beside]
+        given = f"{{{', '.join(rest)}}}" if rest else ""
     return (spec.name if spec else name), given_arguments(spec, given, plain=plain)
 
 

@@ -125,7 +125,7 @@ class Glm3Parser(StructuredParser):
     def _arguments(self, text: str) -> str:
         tool = tool_of(self._name or "", self._tools)
         if text[0] == "{":
-            return object_arguments(None, text, loose=True) or text
+            return object_arguments(None, text) or text
         if (found := keywords_json(text)) is not None:
             return found
         given = literal_json(text)

@@ -3,11 +3,12 @@
 The reply's form, as this parser reads it, whatever pieces it comes in:
 
 - `Action:`, `Action Input:`, `Final Answer:` and `Observation:` count at the start of a line only, after no
-  more than spaces and tabs, in this case, with `:` or `：`. Only LF and CR end a line.
+  more than spaces and tabs, in this case, with `:` or `：`, plain or between `**`. Only LF and CR end a line.
 - What stands before them is the thought, without a leading `Thought:`; what follows `Final Answer:` is the
   answer, up to the next of the four. Both stream, without outer whitespace; half a marker is held back.
 - A call's input is a JSON object, bare or fenced, which ends the reply where it closes; or plain text, up to
   the next marker, a line that starts with `Thought:`, or the end. There is one call a reply: the rest is cut.
+- `Action: None`, or another word for it that no tool has as its name, is no call where `Final Answer:` follows.
 - `Observation:` ends a reply everywhere, and `<|observation|>` does so even inside a line.
 - A reply that the token limit cut inside an action or its input holds no call; its stop reason stays.
 - A reply without action and without final answer is `unmarked`: its thought is its answer.
@@ -34,12 +35,18 @@ _LABELS = ("Action Input", "Action", "Final Answer", "Observation")
 
 def _marker(*labels: str) -> re.Pattern[str]:
     """Return what finds a marker, or a beginning of one that ends the text."""
-    halves = word(*(f"{label}:" for label in labels)).half
-    return re.compile(rf"({'|'.join(labels)})[:：]|(?=[\s\S])(?:{halves})\Z")
+    forms = ("{}:", "**{}**:", "**{}:**", "**{}：**")
+    halves = word(*(form.format(label) for form in forms for label in labels)).half
+    marker = rf"(\*\*)?(?P<label>{'|'.join(labels)})(?(1)(?:[:：]\*\*|\*\*[:：])|[:：])"
+    return re.compile(rf"{marker}|(?=[\s\S])(?:{halves})\Z")
 
 
 _MARKER, _MARKER_OR_THOUGHT = _marker(*_LABELS), _marker(*_LABELS, "Thought")
 _BLANK = re.compile(r"[ \t\r\n]*")
+_NONE = re.compile(
+    r"none|n/?a|no (?:action|tool)s?(?: (?:is |are )?(?:needed|required|necessary))?|final answer|无|不需要.{0,8}", re.I
+)
+"""What models write in the place of a tool where they need none."""
 _DECORATION = "`'\"*[]<>(). \t"
 
 
@@ -48,20 +55,18 @@ class Grammar:
 
     Args:
         ends: Control tokens that end a reply even inside a line, where an endpoint lets them through.
-        schemas: Whether every tool is shown with the JSON schema of its parameters.
-        loose: Whether an input may be an object in Python's form.
     """
 
-    __slots__ = ("broken", "ends", "loose", "schemas")
+    __slots__ = ("broken", "ends")
 
-    def __init__(self, *ends: str, schemas: bool, loose: bool) -> None:
-        self.ends, self.schemas, self.loose = ends, schemas, loose
+    def __init__(self, *ends: str) -> None:
+        self.ends = ends
         halves = word(*ends).half
         self.broken = re.compile(rf"[\r\n]|{'|'.join(map(re.escape, ends))}|(?:{halves})\Z")
 
 
-REACT = Grammar("<|observation|>", schemas=False, loose=False)
-QWEN = Grammar("<|im_end|>", "<|im_start|>", "<|endoftext|>", schemas=True, loose=True)
+REACT = Grammar("<|observation|>")
+QWEN = Grammar("<|im_end|>", "<|im_start|>", "<|endoftext|>")
 
 
 class React:
@@ -154,8 +159,8 @@ _POSING = re.compile(
     rf"((?:^|[{_LINE_ENDS}]){_INVISIBLE})(?=(?:{'|'.join(_LABELS)}|Thought|Question|Human|AI){_INVISIBLE}[:：])"
 )
 _LEADING_LABEL = re.compile(r"[ \t\r\n]*(?:Thought[:：][ \t\r\n]*)*")
-_ACTION_LINE = re.compile(r"(?:^|[\r\n])[ \t]*Action(?: Input)?[:：]")
-_FENCED_INPUT = re.compile(r"(?:^|[\r\n])[ \t]*Action Input[:：]\s*```")
+_ACTION_LINE = re.compile(r"(?:^|[\r\n])[ \t]*(?:\*\*)?Action(?: Input)?(?:\*\*)?[:：]")
+_FENCED_INPUT = re.compile(r"(?:^|[\r\n])[ \t]*(?:\*\*)?Action Input(?:\*\*)?[:：](?:\*\*)?\s*```")
 
 
 def mark_off(text: str) -> str:
@@ -216,7 +221,7 @@ def _steps(message: Message) -> tuple[str, ...]:
         if fence and "```" not in text[fence.end() :]:
             text += "\n```"  # the reply ended where its object closed, before the fence did
         begins = _MARKER.match(text)
-        return ("\n" + text if begins and begins[1] else text,)
+        return ("\n" + text if begins and begins["label"] else text,)
     thought = mark_off(message.content or message.thinking)
     return (thought + _action(calls[0]), *map(_action, calls[1:])) if calls else (thought,)
 
@@ -298,8 +303,8 @@ class ReactParser(ReplyParser):
         if marker is None:
             self._line_start = False
             return at
-        if marker[1]:
-            self._mark(marker[1], at)
+        if marker["label"]:
+            self._mark(marker["label"], at)
         else:
             self._held = marker[0]
         return marker.end()
@@ -342,7 +347,7 @@ class ReactParser(ReplyParser):
         closed = self._braces.feed(text)
         if closed > 0:
             whole = "".join((*self._input[:-1], text[:closed]))
-            self._arguments = object_arguments(self._tool()[1], whole, loose=self._grammar.loose)
+            self._arguments = object_arguments(self._tool()[1], whole)
             if self._arguments is not None:
                 self._end(at + closed)
         if closed >= 0:
@@ -353,6 +358,8 @@ class ReactParser(ReplyParser):
             case "thought", "Thought":
                 return  # still at the start: a marker may follow
             case "thought", "Final Answer":
+                self._state = "answer"
+            case "action", "Final Answer" if self._is_none():
                 self._state = "answer"
             case "thought", "Action":
                 self._state = "action"
@@ -369,6 +376,10 @@ class ReactParser(ReplyParser):
             if spec := next((tool for tool in self._tools if tool.name == name), None):
                 return name, spec
         return written, None
+
+    def _is_none(self) -> bool:
+        name, spec = self._tool()
+        return spec is None and _NONE.fullmatch(name.strip(_DECORATION)) is not None
 
     def _call(self) -> CallPart:
         name, spec = self._tool()

@@ -38,7 +38,6 @@ _LAST = re.compile(r"\s*(?:</function>\s*)?(?:</tool_call>\s*)?\Z", re.IGNORECAS
 _BARE = re.compile(r"\s*([^\s<>{}\[\]`\"'=]{1,200})\s*(?=<arg_key>|\{|\Z)", re.IGNORECASE)
 _KEY = re.compile(r"<arg_key>([^<>]{1,200})</arg_key>\s{0,64}<arg_value>", re.IGNORECASE)
 _END_OF_VALUE = re.compile(r"</arg_value>", re.IGNORECASE)
-_EDGES = re.compile(r"\A\r?\n|\r?\n\Z")
 
 
 def tagged_call(text: str, tools: ToolSpecs) -> tuple[str, str] | None:
@@ -50,7 +49,7 @@ def tagged_call(text: str, tools: ToolSpecs) -> tuple[str, str] | None:
     """
     text = _without_end(text)
     if found := _FUNCTION.match(text):
-        values = [(name, _EDGES.sub("", value)) for name, value in _pairs(text, _PARAMETER, _END_OF_PARAMETER)]
+        values = [(name, _within(value)) for name, value in _pairs(text, _PARAMETER, _END_OF_PARAMETER)]
     elif found := _BARE.match(text):
         values = _pairs(text, _KEY, _END_OF_VALUE)
     else:
@@ -74,6 +73,12 @@ def _pairs(text: str, begins: re.Pattern[str], ends: re.Pattern[str]) -> list[tu
         value = text[name.end() : end.start()] if end else text[name.end() :].rstrip()
         found.append((name[1].strip(), value))
     return found
+
+
+def _within(value: str) -> str:
+    """Return a value without one line end at either side; its own last character may be a CR."""
+    line_end = "\r\n" if value.startswith("\r\n") else "\n"
+    return value.removeprefix(line_end).removesuffix(line_end)
 
 
 def _without_end(text: str) -> str:

@@ -291,7 +291,7 @@ def _sent(arguments: str) -> str:
     """Return a call's arguments as they may be sent at the longest: what is no JSON object goes as a JSON string."""
     try:
         msgspec.json.decode(arguments, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (ValueError, RecursionError):
         return msgspec.json.encode({"_invalid": clean(arguments)}).decode()
     return arguments
 

@@ -15,10 +15,11 @@ from stepwell.agent.budget import meter
 from stepwell.agent.memory import MemoryLog
 from stepwell.agent.options import AgentOptions, ExecutionOptions, ImageOptions, MultimodalOptions, context_spec
 from stepwell.engines.base import Engine
-from stepwell.events import ContextCompacted, Recorded, StepStarted, ToolEnded
+from stepwell.events import ContextCompacted, Recorded, StepStarted, ToolEnded, WindowLearned
 from stepwell.messages import Image, Message, ToolSpec, ToolSpecs, Transcript
-from stepwell.models.base import Model, ModelProfile, ModelRequest
+from stepwell.models.base import Failure, Model, ModelProfile, ModelRequest
 from stepwell.models.scripted import Answer, ScriptedModel, call, reply
+from stepwell.runs.contexts import context_of
 from stepwell.runs.replay import replay
 from stepwell.runs.service import NewThread
 from stepwell.specs import ContextSpec, RunSpec
@@ -272,3 +273,33 @@ def test_without_a_model_that_sees_nothing_is_switched(options: AgentOptions) ->
         max_tokens=options.execution.max_message_tokens,
         summarize=("tool_calls", "working_context"),
     )
+
+
+def test_a_window_that_the_model_that_sees_teaches_is_not_that_of_the_agents_own() -> None:
+    def see(request: ModelRequest) -> Answer:
+        if sum(len(each.content) for each in request.all) > 3000:
+            return Failure("overflow", "This model's maximum context length is 4000 tokens.", 400)
+        return "Grey."
+
+    async def main() -> None:
+        model = ScriptedModel([], profile=ModelProfile(window=200_000))
+        eyes = ScriptedModel(see, profile=ModelProfile(window=100_000, images=True, image_tokens="qwen"))
+        made = Shown(model, eyes)
+        context = context_spec(SWITCH, model.profile, 500, eyes.profile)
+        history = [Message("user", "much to say " * 1000), Message("assistant", "I see.")]
+        ref = await made.service.start(
+            OWNER,
+            Message("user", "Look!", (image(),)),
+            RunSpec(context=context, model="main"),
+            new=NewThread(history=history),
+        )
+        log = await made.ended(ref)
+        engine = made.assemble(RunSpec())
+        await made.service.stop(0.0)
+        assert end_of(log).reason == "answer"
+        assert [(each.model, each.window) for each in events_of(log, WindowLearned)] == [("eyes", 4000)]
+        assert await replay(log, _Parts(made)) is None
+        told = context_of(log, lambda _: engine)
+        assert (told.model, told.window, told.proved) == ("eyes", 4000, True)
+
+    bounded(main)

@@ -198,6 +198,15 @@ def test_a_call_whose_price_nobody_tells_costs_what_was_reserved(answer: Answer)
     assert costs_of(log) == [steps_of(log)[0].reserved]
 
 
+LIES = [Usage(-(10**9), 5), Usage(100, -(10**6)), Usage(100, 0)]
+
+
+@pytest.mark.parametrize("usage", LIES, ids=["nothing asked", "less than nothing said", "nothing said"])
+def test_a_count_that_cannot_be_true_costs_what_was_reserved(usage: Usage) -> None:
+    log, _ = spend([reply("A long answer.", usage=usage)])
+    assert costs_of(log) == [steps_of(log)[0].reserved]
+
+
 def test_an_attempt_that_may_have_been_billed_is_not_made_again_and_one_that_was_not_is() -> None:
     log, asked = spend([Failure("stall", "too slow", 0, 0.1)])
     assert (len(asked), events_of(log, ModelFailed)) == (1, [ModelFailed("stall", "too slow")])
@@ -671,6 +680,31 @@ def test_an_account_counts_what_its_runs_use_while_they_go_on() -> None:
         assert other.over() == ""
         other.ended(1)
         assert other.over() == "seconds"
+
+    bounded(main)
+
+
+def test_runs_side_by_side_take_no_more_steps_than_their_key_has() -> None:
+    async def main() -> None:
+        gate = Gate()
+        model = ScriptedModel(lambda _: reply("Yes.", usage=Usage(10, 1), gates={0: gate}))
+        runs, accounts = service(Disk(), model, Limits(steps=3))
+        for _ in range(12):
+            await runs.start(OWNER, Message("user", "go"), RunSpec(key="k", context=CONTEXT))
+        await gate.reached.wait()
+        for _ in range(200):
+            await asyncio.sleep(0)
+        account = await accounts.of("k")
+        assert account is not None
+        assert (len(model.calls), account.over()) == (3, "steps")
+        gate.set()
+        await over(runs)
+        ends = Counter[str]()
+        for info in await runs.threads(OWNER, limit=50):
+            ends[end_of(await runs.store.read(info.id)).cause] += 1
+        assert ends["key_steps"] == 12
+        assert len(model.calls) == 3
+        await runs.stop(0.0)
 
     bounded(main)
 

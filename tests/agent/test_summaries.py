@@ -328,6 +328,20 @@ def test_a_summary_that_fails_is_an_event_and_the_run_goes_on(
     bounded(main)
 
 
+def test_a_summary_without_a_word_hides_nothing() -> None:
+    async def main() -> None:
+        blank = {"working_context": json.dumps({"summary": " \n"}), "tool_calls": json.dumps({"intentions": "  "})}
+        made = Made(MemoryStore(), Worker(40), Helper(lambda kind: blank[kind]).model)
+        log = await made.over(await made.go())
+        assert end_of(log) == RunEnded("answer")
+        assert not [each for each in events_of(log, SummaryEnded) if each.text]
+        assert not ranges(log, "working_context")
+        assert "[Summary]" not in digests(log)[-1]
+        assert "Thought 3" in digests(log)[-1]
+
+    bounded(main)
+
+
 class Raising:
     """A model that breaks the port's rule."""
 

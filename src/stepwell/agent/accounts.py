@@ -295,24 +295,27 @@ class Charge:
         """The longest reply in tokens as the log has it; see `StepStarted.max_tokens`."""
         return None if self.prices is None else self.max_tokens or 0
 
-    def reserve(self) -> None:
-        """Take what the call costs at most from the key's account, before the event that says so is recorded."""
-        if self._account is not None:
-            self._account.add(self.reserved)
+    def reserve(self, steps: int = 0) -> None:
+        """Take what the call costs at most from the key's account, before the event that says so is recorded.
 
-    def release(self) -> None:
+        Args:
+            steps: 1 for a step of a run: with others under way beside it, its end would be too late to count it.
+        """
+        if self._account is not None:
+            self._account.add(self.reserved, steps=steps)
+
+    def release(self, steps: int = 0) -> None:
         """Give back what was reserved for a call that is not made: its event did not come into the log."""
         if self._account is not None:
-            self._account.add(-self.reserved)
+            self._account.add(-self.reserved, steps=-steps)
 
-    async def settle(self, log: Log, cost: int, usage: Usage | None, *, steps: int = 0, calls: int = 0) -> None:
+    async def settle(self, log: Log, cost: int, usage: Usage | None, *, calls: int = 0) -> None:
         """Count in the key's account what the call did cost, in place of what was reserved.
 
         Args:
             log: Where its end was recorded.
             cost: In billionths.
             usage: What it used, if that is known.
-            steps: 1 for a step of a run.
             calls: Tools that it called.
 
         Raises:
@@ -323,7 +326,7 @@ class Charge:
         if self.prices is not None:
             # Others may have what is left over only when a crash cannot bring the reservation back.
             await log.committed()
-        self._account.add(cost - self.reserved, usage, steps=steps, calls=calls)
+        self._account.add(cost - self.reserved, usage, calls=calls)
 
 
 class Metered:
@@ -368,15 +371,17 @@ class Metered:
     def cost(self) -> int:
         """Return what the reply cost, in billionths.
 
-        It is what was reserved where nobody tells and something may have been billed. What came from the provider's
-        prompt cache is charged like the rest.
+        It is what was reserved where nobody tells, or no tokens of what was said, and something may have been billed.
+        What came from the provider's prompt cache is charged like the rest.
         """
         prices, usage = self._charge.prices, self._usage
         if prices is None:
             return 0
         if self._failure is not None:
             return 0 if self._free(self._failure) else self._charge.reserved
-        return prices.cost(usage.input, usage.output) if usage is not None and usage.input else self._charge.reserved
+        if usage is None or usage.input <= 0 or usage.output < self._began:
+            return self._charge.reserved
+        return prices.cost(usage.input, usage.output)
 
     async def end(self, log: Log, events: Sequence[Stored]) -> None:
         """Record the end of the reply with what it cost, and settle the call.
@@ -392,7 +397,7 @@ class Metered:
         assert isinstance(last, MessageEnded)
         cost = self.cost()
         await log.record(*before, msgspec.structs.replace(last, cost=cost))
-        await self._charge.settle(log, cost, last.usage, steps=1, calls=len(last.message.calls))
+        await self._charge.settle(log, cost, last.usage, calls=len(last.message.calls))
 
 
 def nanos(money: float | None) -> int | None:

@@ -182,11 +182,11 @@ class Asker:
         if charge is None:
             await self.log.record(*begun)
             return model
-        charge.reserve()
+        charge.reserve(1)
         try:
             await self.log.record(*begun, durable=charge.prices is not None)
         except StoreError:
-            charge.release()
+            charge.release(1)
             raise
         return Metered(model, charge)
 
@@ -257,7 +257,8 @@ class Asker:
         """Record what the last step taught, and what is wrong with the history that the run begins with."""
         failure, faults = run.failure, self.log.state.history.faults
         if failure is not None and failure.kind == "overflow":
-            await self.log.record(WindowLearned(self._learned(run, failure.detail), model_key(run)))
+            name = self._eyes(run) or model_key(run)
+            await self.log.record(WindowLearned(self._learned(run, failure.detail), name))
         if faults and run.steps == 0 and self.log.state.last is None:
             await self.log.record(Warned("history_repaired", "; ".join(faults[:20])))
 
@@ -266,16 +267,24 @@ class Asker:
         run = self.log.state.run
         if run is None or run.failure is None or run.learned >= MOST_LEARNED:
             return False
-        window = self._learned(run, run.failure.detail)
-        if not LEAST_WINDOW <= window < self.budget(run).window:
+        window, budget = self._learned(run, run.failure.detail), self._refused(run)
+        if not LEAST_WINDOW <= window < budget.window:
             return False
         history, make = self.log.state.history, self._maker((), None, None, self.settings)
-        smaller = self._bounded(run, self.budget(run).spec, window)
+        smaller = self._bounded(run, budget.spec, window)
         return not smaller.fits(make(history), history) and smaller.compact(make, history) is not None
 
     def _learned(self, run: RunState, detail: str) -> int:
-        budget, history = self.budget(run), self.log.state.history
+        budget, history = self._refused(run), self.log.state.history
         return budget.learned(detail, budget.bound(self._maker((), None, None, self.settings)(history), history))
+
+    def _refused(self, run: RunState) -> Budget:
+        """Return the budget of the request that was refused last: what it teaches is true of who was asked."""
+        return self.budget(run, seeing=self._eyes(run) != "")
+
+    def _eyes(self, run: RunState) -> str:
+        """Return the name of the model that sees where the conversation is sent to it; empty for the run's own."""
+        return self._seeing(run, self._maker((), None, None, self.settings)(self.log.state.history))[1]
 
     def result_room(self, run: RunState) -> int:
         """Return how many characters of one result stay in the conversation."""
@@ -287,9 +296,10 @@ class Asker:
         if known is not None and known[0] is run and known[1] == run.learned:
             return known[2]
         spec = run.spec.context or context_spec(self.config, self.model.profile, run.spec.max_tokens)
-        window = min(spec.window, self.log.state.windows.get(model_key(run), spec.window))
+        windows = self.log.state.windows
+        window = min(spec.window, windows.get(model_key(run), spec.window))
         if seeing:
-            window = min(window, spec.image_window or window)
+            window = min(window, spec.image_window or window, windows.get(spec.image_model, window))
             spec = msgspec.structs.replace(spec, tokenizer="", reserve=min(spec.reserve, window // 4))
         made = self._bounded(run, spec, window)
         self._budgets[seeing] = (run, run.learned, made)
@@ -342,8 +352,10 @@ class Asker:
             history = self.log.state.history
             request = make(history)
         if not budget.fits(request, history) and not budget.may_fit(request, history):
+            most = budget.spec.max_tokens
+            limited = f", of which execution.max_message_tokens leaves {most}" if 0 < most < budget.window else ""
             raise ContextFull(
-                f"its window has {budget.window} tokens, and tools and fixed texts alone can take "
+                f"its window has {budget.window} tokens{limited}, and tools and fixed texts alone can take "
                 f"{budget.fixed(request, history)}. Offer fewer tools or choose a model with a larger window."
             )
         return request

@@ -108,7 +108,8 @@ class Budget:
         facts = (spec.image_tokens, spec.images, spec.thinking_back)
         self._cheap, self.meter = meter("", *facts), meter(spec.tokenizer, *facts)
         self._dialect, self.spec, self.window = dialect, spec, window
-        self.room = min(window, spec.max_tokens or window) - min(spec.reserve, window // 2)
+        most = min(window, spec.max_tokens or window)
+        self.room = most - min(spec.reserve, most // 2)
 
     @property
     def loads(self) -> bool:
@@ -137,9 +138,14 @@ class Budget:
         """Tell whether a request that is over by the bound can still be inside the window.
 
         It holds for fixed texts and tools that no compaction makes smaller, under a tokenizer that is not known:
-        few need more than half a token for a byte. The endpoint has the last word.
+        few need more than half a token for a byte. It holds as well where only counts of the provider speak against
+        it: one that was wrong would end every run of a thread. The endpoint has the last word.
         """
-        return not self.spec.tokenizer and self._bound(request, history, self._cheap) <= 2 * self.room
+        if not self.spec.tokenizer and self._bound(request, history, self._cheap) <= 2 * self.room:
+            return True
+        uncounted = history.copy()
+        uncounted.marks, uncounted.excess = [], 0
+        return self.bound(request, uncounted) <= self.room
 
     def bound(self, request: ModelRequest, history: History) -> int:
         """Return the tokens that a request can have at most, without the reply."""
@@ -283,7 +289,7 @@ class Budget:
         for number, rung in enumerate(RUNGS):
             most = system
             if rung.system < 1 and besides == fixed + system:
-                most = min(system, max(0, int((self.room - fixed) * rung.system)))
+                most = min(system, max(ladder.least_system, int((self.room - fixed) * rung.system)))
             room = max(0, self.room - besides + system - most)
             plan = ladder.plan(rung, room, most if most < system else None)
             if plan is None:

@@ -14,6 +14,7 @@ import msgspec
 
 from stepwell.agent.past import digest_of, superseded
 from stepwell.events import ContextCompacted, Cut
+from stepwell.headings import heading
 from stepwell.messages import Message
 from stepwell.specs import ContextSpec
 from stepwell.state.history import History, cut_message
@@ -25,6 +26,8 @@ MARKER = 64
 """Tokens of the line that marks a cut."""
 BEGINNING = 24
 """Tokens of the user's last message and of the system message that stay however little room there is."""
+PINNED_PART = 3
+"""Pinned facts and what follows them stay where they take at most this fraction of the window."""
 LONGEST_TOKEN = 64
 """Characters of a token; longer ones are rare and may be missed where a text is cut."""
 
@@ -95,7 +98,18 @@ class Ladder:
         self._last_user = last.seq if last else 0
         self._old = superseded(history, [(each.message, each.seq) for each in self._entries])
         self._known = self._known_groups()
+        self._pinned = self._pinned_tokens()
+        self.least_system = self._pinned + 2 * MARKER + BEGINNING if self._pinned else 0
+        """Tokens of a system message that is cut, at least."""
         self._cuts: dict[int, list[Cut]] = {}
+
+    def _pinned_tokens(self) -> int:
+        """Return the tokens at the end of the system message that stay: the pinned facts and what follows them."""
+        system = self._history.system
+        at = system.rfind(f"# {heading('pinned', self._language)}\n- ")
+        tokens = self._counter.text(system[at:]) + SLACK if at >= 0 else 0
+        # Pins alone have a bound; what is longer is no section of pins, or has a goal behind it that can be cut.
+        return tokens if tokens <= self._spec.window // PINNED_PART else 0
 
     def plan(self, rung: Rung, room: int, system: int | None) -> ContextCompacted | None:
         """Return what a rung would do, or None if nothing.
@@ -108,7 +122,7 @@ class Ladder:
         self._cuts = {}
         if system is not None:
             # Whatever the system message is cut to is cut of its whole text.
-            self._cut_text(Message("system", self._history.system), 0, system, BEGINNING)
+            self._cut_text(Message("system", self._history.system), 0, system, BEGINNING, self._pinned)
         for cut in self._old:
             self._cut(cut)
         self._evict(int(room * rung.images))
@@ -198,9 +212,10 @@ class Ladder:
         message = reduce(cut_message, cuts, entry.message)
         return message, self._count(message)
 
-    def _cut_text(self, message: Message, seq: int, most: int, least: int = 0) -> None:
+    def _cut_text(self, message: Message, seq: int, most: int, least: int = 0, last: int = 0) -> None:
         room = max(0, most - 2 * MARKER)
-        head, tail = max(least, room * 2 // 3), room // 3
+        tail = max(last, room // 3)
+        head = max(least, min(room * 2 // 3, room - tail))
         text = message.content
         first = self._counter.cut(text[: LONGEST_TOKEN * head], head)
         last = self._counter.cut_tail(text[len(text) - min(len(text), LONGEST_TOKEN * tail) :], tail)

@@ -68,8 +68,7 @@ class Received:
             self._failure = delta.failure
             if delta.stop is None:
                 await self._log.record(_failed(delta.failure))
-            self.stop = delta.stop
-            return
+                return
         if self._parser is None:
             if self._shown:
                 self._take_in(delta)

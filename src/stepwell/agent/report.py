@@ -199,7 +199,7 @@ class _Reading:
         run = before.run
         self._before, self._run, self._agent, self._started = before, run, asking.agent, started
         self._history: History = before.state.history
-        self._budget: Budget = asking.agent.budget(run)
+        self._budget: Budget = asking.agent.budget(run, seeing=started.model != "")
         self._meter: Meter = self._budget.meter
         self._tokens: Tally[PartName] = Tally()
         self._counts: Tally[PartName] = Tally()

@@ -226,9 +226,11 @@ class Summaries:
         if kind == "tool_calls":
             named: list[int] = fields.get("critical_actions", [])
             critical = tuple(dict.fromkeys(numbers[at] for at in named[:5] if 0 <= at < len(numbers)))
-            return SummaryEnded(kind, first, last, text=fields["intentions"], critical=critical, usage=usage)
+            return SummaryEnded(kind, first, last, text=fields["intentions"].strip(), critical=critical, usage=usage)
+        if not (said := fields["summary"].strip()):  # it would hide what it covers and tell nothing of it
+            return SummaryEnded(kind, first, last, "failed", detail="it is empty", usage=usage)
         examined = fields.get("self_examination") or ""
-        return SummaryEnded(kind, first, last, text=fields["summary"], self_examination=examined, usage=usage)
+        return SummaryEnded(kind, first, last, text=said, self_examination=examined, usage=usage)
 
 
 @cache

@@ -177,11 +177,16 @@ class _Flight:
         return Verdict((made,)) if isinstance(made, ToolEnded) else verdict
 
     def _affordable(self, run: RunState) -> list[OpenCall]:
-        """Return the idle calls that the limit of calls allows, those first that come first."""
-        limit = (self.log.whole.run or run).spec.limits.tool_calls
+        """Return the idle calls that the limits of calls allow, those first that come first."""
+        whole = self.log.whole
+        spec = (whole.run or run).spec
+        limit, of_thread = spec.limits.tool_calls, spec.thread_limits.tool_calls if spec.thread_limits else None
+        if of_thread is not None:
+            of_thread -= whole.spent.tool_calls
+            limit = of_thread if limit is None else min(limit, of_thread)
         if limit is None:
             return self._idle(run)
-        others = [agent for agent in (self.log.whole, *self.log.whole.agents.values()) if agent.path != self.log.path]
+        others = [agent for agent in (whole, *whole.agents.values()) if agent.path != self.log.path]
         busy = sum(bool(each.started) for agent in others if agent.run for each in agent.run.unanswered())
         allowed = run.unanswered()[: max(0, limit - run.spent.tool_calls - busy)]
         return [each for each in self._idle(run) if each.started or each in allowed]

@@ -6,6 +6,7 @@ A run's own agent and those inside it, which do tasks for it, are folded alike. 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, assert_never, cast, get_args
@@ -114,6 +115,7 @@ class AgentState:
         "_ids",
         "_imported",
         "_language",
+        "_limits",
         "_profile",
         "calls",
         "cleared",
@@ -137,6 +139,7 @@ class AgentState:
         self.longterm = NOTHING_KNOWN
         self.working: Working | None = None
         self._profile, self._language, self._imported = "", "en", False
+        self._limits: tuple[object, ...] = ()
         self.run: RunState | None = None
         self.last: tuple[RunState, RunEnded] | None = None
         self._ids: set[str] = set()
@@ -187,6 +190,10 @@ class AgentState:
 
     def counted_by(self, spec: RunSpec) -> None:
         """Go on by another spec."""
+        limits = (spec.system, spec.model, spec.model_name, spec.context.window if spec.context else 0)
+        if limits != self._limits:
+            self._limits = limits
+            self.history.uncut_system()
         self._profile, self._language = spec.system, spec.language
         self.history.counted_by(spec.model, spec.model_name, spec.dialect, spec.prompt, spec.tools)
         self._set_system()
@@ -293,7 +300,7 @@ class AgentState:
                 run.steps -= 1  # it is made again, and a limit must not tell whether the process stopped
                 run.spent.steps -= 1
             return
-        if event.usage is not None:
+        if event.usage is not None and event.usage.input <= _most_counted(run.spec):
             self.history.counted(event.usage.input)
         run.failure = None
         if run.aside:
@@ -389,6 +396,11 @@ class AgentState:
         }
     )
     """What takes each event in that happens in an open run or task; a look-up is quicker than a row of cases."""
+
+
+def _most_counted(spec: RunSpec) -> float:
+    """Return the tokens above which a provider's count of a request that it took is no count of it."""
+    return math.inf if spec.context is None else max(spec.context.window, spec.context.image_window)
 
 
 _REPLACED = ("experience", "skills_description", "ideas", "current_goal", "available_tools", "resource", "rolled")

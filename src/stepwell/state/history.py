@@ -125,11 +125,21 @@ class History:
         """Replace the system message."""
         if text == self._system:
             return
+        if (cut := self._system_cut) is not None:
+            # Pins and conclusions stand near the end: what is new of them is shown.
+            more = max(0, len(text) - len(self._system))
+            self._system_cut = msgspec.structs.replace(cut, tail=cut.tail + more)
         self._system, self.first_mark = text, None
         if len(self.transcript) or self._system_cut:
             self._rewrite(self._entries())
         else:
             self.transcript.append(Message("system", text))
+
+    def uncut_system(self) -> None:
+        """Show the system message whole again: what it was cut for has changed."""
+        if self._system_cut is not None:
+            self._system_cut = self.first_mark = None
+            self._rewrite(self._entries())
 
     def append(self, message: Message, seq: int) -> None:
         """Add a message at the end."""

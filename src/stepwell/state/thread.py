@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple, cast, get_args
 
+import msgspec
+
 from stepwell.events import (
     Answered,
     Asked,
@@ -64,6 +66,10 @@ ThreadEvent = (
 _OF_CONTEXTS = frozenset(get_args(ContextEvent))
 _WAKING = frozenset(get_args(RunEvent | Answered | Forked)) - {RunWaiting}
 """What makes a waiting run go on."""
+
+
+_OWN = ("agent", "engine", "system", "tools", "tasks", "output", "versions")
+"""What the spec of a task does not share with that of its run."""
 
 
 class Queued(NamedTuple):
@@ -134,9 +140,19 @@ class State(AgentState):
             return 0 if self.queue else NEVER
         if run.waiting is None:
             return 0
-        seconds = run.spec.limits.seconds
+        return min(run.waiting.until or NEVER, self.over[0])
+
+    @property
+    def over(self) -> tuple[int, str]:
+        """When the time of the open run is over, in milliseconds since 1970, and the name of the limit."""
+        run, whole = self.run, self.run.spec.thread_limits if self.run is not None else None
+        if run is None:
+            return NEVER, ""
+        seconds, together = run.spec.limits.seconds, whole.seconds if whole is not None else None
         over = NEVER if seconds is None else run.started + math.ceil(seconds * 1000)
-        return min(run.waiting.until or NEVER, over)
+        left = NEVER if together is None else math.ceil(together * 1000) - self.spent.milliseconds
+        # A thread whose time was over before is its engine's business.
+        return min((over, "seconds"), (run.started + left if 0 < left < NEVER else NEVER, "thread_seconds"))
 
     def account(self, key: str) -> Spent:
         """Return what the thread has put on the account of a key so far, the open run included."""
@@ -247,11 +263,20 @@ class State(AgentState):
         if run is None:
             return
         if event.spec is not None:
-            run.spec = event.spec
-            self.counted_by(event.spec)
+            self._go_on_by(run, event.spec)
         run.started = recorded.time
         if key := run.spec.key:
             self.spent_by_key[key] = _less(run.spent)
+
+    def _go_on_by(self, run: RunState, spec: RunSpec) -> None:
+        """Have the run go on otherwise, and with it those of its agents that have its model: it is asked for them."""
+        old = (run.spec.model, run.spec.model_name)
+        for agent in (self, *self.agents.values()):
+            if agent.run is None or (agent.run.spec.model, agent.run.spec.model_name) != old:
+                continue
+            own = {name: getattr(agent.run.spec, name) for name in _OWN} if agent is not self else {}
+            agent.run.spec = msgspec.structs.replace(spec, **own)
+            agent.counted_by(agent.run.spec)
 
     def _run_started(self, recorded: Recorded, event: RunStarted) -> None:
         self.queue = [each for each in self.queue if each.seq != event.queued]

@@ -27,7 +27,7 @@ from stepwell.messages import Message, ToolCall
 from stepwell.models.base import ModelRequest
 from stepwell.models.scripted import Answer, Gate, call, reply
 from stepwell.questions import Decision, call_hash
-from stepwell.specs import Rule, RunSpec
+from stepwell.specs import ContextSpec, Rule, RunSpec
 from stepwell.tools.base import ToolContext, ToolResult, as_tool
 from stepwell.tools.builtin.ask_human import ask_human_tool
 from stepwell.tools.mark import tool
@@ -570,6 +570,21 @@ def test_the_agent_asks_a_person_and_goes_on_with_the_answer(
             at.answer(question, decision, **more)
             await at.go()
             assert answer_of(await at.events()) == f"So it is {told}."
+
+    bounded(main)
+
+
+def test_a_long_answer_is_kept_whole_beside_the_conversation() -> None:
+    async def main() -> None:
+        context = ContextSpec(window=8192, reserve=1024)
+        async with desk(wondering(), ask_human_tool(), context=context) as at:
+            await at.go()
+            text = "all of it " * 8_000
+            at.answer(at.questions[0], "answer", text=text)
+            await at.go()
+            (ended,) = events_of(await at.events(), ToolEnded)
+            assert len(ended.content) < 8_000
+            assert await at.log.blob(ended.blob) == text.encode()
 
     bounded(main)
 

@@ -198,6 +198,20 @@ def test_calls_that_wait_count_for_the_limit_of_calls(limit: int, ran: int) -> N
     bounded(main)
 
 
+def test_calls_of_one_reply_are_no_more_than_the_thread_has_left() -> None:
+    async def main() -> None:
+        yard = Yard()
+        script = [reply("", *writes("a", "b")), "One.", reply("", *writes("c", "d", "e", "f"))]
+        async with rig(script, *yard.tools) as made:
+            ref = await made.start(thread_limits=Limits(tool_calls=3), limits=Limits(tool_calls=4))
+            assert end_of(await made.ended(ref)) == RunEnded("answer")
+            ref = await made.start(thread=ref.thread, thread_limits=Limits(tool_calls=3), limits=Limits(tool_calls=4))
+            end = end_of(await made.ended(ref))
+            assert (end.reason, end.cause, yard.ran) == ("limit", "thread_tool_calls", ["a", "b", "c"])
+
+    bounded(main)
+
+
 def test_a_cancel_while_some_run_and_others_wait_closes_all_of_them() -> None:
     async def main() -> None:
         yard = Yard()

@@ -11,6 +11,7 @@ from stepwell.events import (
     Answered,
     Asked,
     CancelRequested,
+    Forked,
     MessageAdded,
     PauseRequested,
     PlanChanged,
@@ -76,6 +77,23 @@ def test_the_front_asks_back_and_the_answer_is_routed_again() -> None:
         assert events_of(log, ToolEnded)[0].content == "Both."
         assert end_of(log) == RunEnded("answer")
         await replayed(log, made)
+
+    bounded(main)
+
+
+def test_what_the_front_asked_is_asked_anew_in_a_fork() -> None:
+    async def main() -> None:
+        routes = {"Make it.": call("ask_user", question="Which?"), "Both.": call("answer_user", answer="Fine.")}
+        made = Work(routes).rig()
+        await made.play("Make it.")
+        (question,) = made.log.state.questions
+        made.say(Forked("parent", 1), Answered(question, "forked"))
+        await made.go_on()
+        assert waits(made)
+        made.answer("answer", "Both.")
+        log = await made.go_on()
+        assert events_of(log, ToolEnded)[0].content == "Both."
+        assert spoken(log) == ["Fine."]
 
     bounded(main)
 
@@ -225,6 +243,34 @@ def test_an_exit_is_confirmed_by_the_person(decision: Decision) -> None:
             assert end_of(log) == RunEnded("answer")
             assert spoken(log) == ["Made."]
         await replayed(log, made)
+
+    bounded(main)
+
+
+def test_an_exit_is_asked_anew_in_a_fork_and_ends_so_after_a_stop_in_its_middle() -> None:
+    async def main() -> None:
+        work = Work(START, {"Stop.": call("exit_task", reason="no use")})
+        made = work.rig()
+        async with made.going():
+            await work.gate.reached.wait()
+            made.steer("Stop.")
+            question = (await made.seen(Asked)).seq
+            before = list(await made.log.read())
+            made.answer("approve")
+        log = await made.events()
+        ended = [each.seq for each in log if isinstance(each.event, TaskEnded)][-1]
+        other = work.rig()
+        await other.take_over(log[:ended])
+        again = await other.go_on()
+        assert (end_of(again).reason, end_of(again).cause) == ("cancelled", "exit")
+
+        fork = work.rig()
+        await fork.take_over(before)
+        fork.say(Forked("parent", 1), Answered(question, "forked"))
+        task = asyncio.create_task(fork.go_on())
+        assert (await fork.seen(Asked, 2)).event.kind == "confirm"
+        fork.answer("approve")
+        assert end_of(await task).cause == "exit"
 
     bounded(main)
 

@@ -17,6 +17,7 @@ from stepwell.events import (
     CancelRequested,
     MessageAdded,
     MessageEnded,
+    Recorded,
     RunEnded,
     RunStarted,
     RunWaiting,
@@ -32,9 +33,13 @@ from stepwell.models.scripted import Answer, Gate, call, reply
 from stepwell.plans import Task
 from stepwell.runs.replay import replay
 from stepwell.specs import Rule
+from stepwell.state.thread import State
+from stepwell.store.base import ThreadInfo
+from stepwell.store.memory import MemoryStore
 from stepwell.tools.mark import tool
-from tests.support.runs import bounded, end_of, events_of
+from tests.support.runs import OWNER, bounded, end_of, events_of
 from tests.support.tasks import (
+    MarkedLog,
     TaskRig,
     concluded,
     last_said,
@@ -227,6 +232,52 @@ def test_a_replay_of_a_plan_makes_the_same_decisions(side_by_side: int) -> None:
         log = await made.go_on()
         again = TaskRig(rectifying, note, max_parallel_tasks=side_by_side)
         assert await replay(log, again.parts()) is None
+
+    bounded(main)
+
+
+class Reading(MemoryStore):
+    """A store one of whose reads takes long, while others go on."""
+
+    slow = -1
+
+    async def read(self, thread: str, *, after: int = 0, limit: int | None = None) -> list[Recorded]:
+        found = await super().read(thread, after=after, limit=limit)
+        for _ in range(50 * (after == self.slow)):
+            await asyncio.sleep(0)
+        return found
+
+
+def test_a_conclusion_that_is_repaired_knows_what_ended_while_its_reply_was_looked_up() -> None:
+    async def main() -> None:
+        gates = {"a": Gate(), "b": Gate()}
+
+        def brain(request: ModelRequest) -> Answer:
+            if "generate_plan" in offered(request):
+                return plan(sub("a"), sub("b"))
+            if "conclusion" not in offered(request):
+                return submit()
+            name = task_of(request)
+            if name not in gates or "does not fit" in told(request):
+                return concluded()
+            return reply("", concluded() if name == "b" else call("conclusion"), gates={0: gates[name]})
+
+        made = TaskRig(brain, max_parallel_tasks=2)
+        made.store = store = Reading()
+        made.log = MarkedLog(store, State())
+        made.log.make(ThreadInfo("t", OWNER))
+        task = asyncio.create_task(made.play())
+        for gate in gates.values():
+            await gate.reached.wait()
+        run = made.log.state.agents["1.1"].run
+        assert run is not None
+        store.slow = run.step - 1
+        for gate in gates.values():
+            gate.set()
+        log = await task
+        (repair,) = [each for each in made.model.calls if "does not fit" in each.messages[-1].content]
+        assert any("1.2 [SUCCESS]" in each.content for each in repair.messages)
+        assert await replay(log, made.parts()) is None
 
     bounded(main)
 

@@ -155,6 +155,11 @@ def test_an_edit_without_a_result_is_recognised() -> None:
     plan.attach((Task(id="1.4", name="x", goal=""), Task(id="1.5", name="y", goal="")), "1", "1.3")
     assert repeated(plan, add)
     assert repeated(plan, split)
+    long = Operation("add", "1.5", new("n" * 300))
+    made = operate(plan, long, "1.2.1", TaskOptions(max_plan_tree_width=9), "en").event
+    assert made is not None
+    plan.attach(made.tasks, "1", "1.5")
+    assert repeated(plan, long)
     plan.detach("1.3")
     assert repeated(plan, Operation("delete", "1.3"))
 

@@ -13,9 +13,12 @@ from stepwell.engines import plan, react
 from stepwell.engines.calls import Calls
 from stepwell.engines.react import ReactEngine
 from stepwell.events import (
+    Answered,
+    Asked,
     LongTermUpdated,
     MessageAdded,
     MessageEnded,
+    MessageStarted,
     PauseRequested,
     Recorded,
     ResumeRequested,
@@ -347,5 +350,28 @@ def test_after_a_stop_at_any_event_the_task_ends_the_same_and_asks_no_more_often
             if end in first.log.ends:
                 ended = [each for each in whole[:end] if isinstance(each.event, MessageEnded)]
                 assert made.asked == first.asked - len(ended)
+
+    bounded(main)
+
+
+def test_at_a_limit_a_question_ends_before_the_call_that_asked_it() -> None:
+    async def main() -> None:
+        made = TaskRig([], look, engine="react")
+        calls = (ToolCall("a", "look", '{"what": "x"}'), ToolCall("b", "look", '{"what": "y"}'))
+        events = [
+            RunStarted(made.spec(limits=Limits(tool_calls=1))),
+            MessageAdded(Message("user", "go")),
+            StepStarted(1, ""),
+            MessageStarted(),
+            MessageEnded(Message("assistant", calls=calls), "tool_calls"),
+            *(ToolStarted(each.id, "look", "write") for each in calls),
+            Asked("elicitation", "b", "How much?"),
+            ToolEnded("a", "done"),
+        ]
+        await made.take_over([Recorded(at, 0, 1, each) for at, each in enumerate(events, 1)])
+        log = await made.go_on()
+        kinds = [type(each.event) for each in log[len(events) + 1 :]]
+        assert kinds[:2] == [Answered, ToolEnded]
+        assert end_of(log).cause == "tool_calls"
 
     bounded(main)

@@ -105,12 +105,13 @@ def test_an_interrupt_closes_calls_and_takes_their_questions_back() -> None:
                 assert at.log.interrupt is not None
                 at.log.interrupt()
             text = "No result: somebody interrupted the work before this call ended. It may have taken effect in part."
+            early = "Not run: somebody interrupted the work before this call began."
             happened = await at.happened()
             begun = happened.index(Steered(Message("user", "No."), True))
             assert happened[begun + 1 : begun + 4] == [
                 Answered(number, "cancelled"),
                 ToolEnded("s", text, "cancelled"),
-                ToolEnded("w", text, "cancelled"),
+                ToolEnded("w", early, "cancelled"),
             ]
             assert [each.role for each in at.log.state.transcript] == [
                 "user",

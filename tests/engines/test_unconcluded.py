@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from stepwell.engines.unconcluded import STATED
+from stepwell.engines.unconcluded import STATED, TIMES
 from stepwell.events import (
     Forked,
     LongTermUpdated,
@@ -60,7 +60,7 @@ def ends(log: Sequence[Recorded]) -> list[tuple[int, int]]:
     """Return how many events there were before and after each end of the time: it is stored at once."""
     found: list[tuple[int, int]] = []
     for last, each in enumerate(log):
-        if isinstance(each.event, RunEnded) and each.event.cause == "seconds":
+        if isinstance(each.event, RunEnded) and each.event.cause in TIMES:
             first = last
             while isinstance(log[first - 1].event, CLOSING):
                 first -= 1
@@ -265,6 +265,25 @@ def test_a_fork_at_any_event_of_the_end_replays(side_by_side: int) -> None:
         answers, box = made.answers, made.toolbox
         ((first, last),) = ends(log)
         assert last - first >= 6
+        for at in range(first, last):
+            fork = Recorded(at + 1, log[at - 1].time, 1, Forked("p", at))
+            assert await replay([*log[:at], fork], made.parts(), "t") is None, log[at - 1]
+            made.answers, made.toolbox = answers, box
+
+    in_no_time(main)
+
+
+@pytest.mark.parametrize("side_by_side", [1, 2])
+def test_the_time_of_a_thread_ends_its_open_run_as_the_runs_own_does(side_by_side: int) -> None:
+    async def main() -> None:
+        made = TaskRig(planner, hold, max_parallel_tasks=side_by_side)
+        log = await made.play(thread_limits=Limits(seconds=4))
+        over = "The thread reached its limit of 4 seconds."
+        assert end_of(log) == RunEnded("limit", "thread_seconds", over)
+        assert last_said(log).startswith(f"{over}\n\nDone:\n- 1.1 a: a is made\n\nNot reached:\n- 1.2 b: {over}")
+        await replayed(log, made)
+        answers, box = made.answers, made.toolbox
+        ((first, last),) = ends(log)
         for at in range(first, last):
             fork = Recorded(at + 1, log[at - 1].time, 1, Forked("p", at))
             assert await replay([*log[:at], fork], made.parts(), "t") is None, log[at - 1]

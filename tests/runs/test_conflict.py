@@ -16,6 +16,9 @@ from stepwell.events import (
     CancelRequested,
     MessageAdded,
     MessageEnded,
+    MessageStarted,
+    PlanChanged,
+    PlanMade,
     Recorded,
     RunClaimed,
     RunEnded,
@@ -23,6 +26,7 @@ from stepwell.events import (
     StepEnded,
     StepStarted,
     Stored,
+    TaskStarted,
     TitleChanged,
     ToolEnded,
     ToolStarted,
@@ -30,6 +34,7 @@ from stepwell.events import (
 from stepwell.messages import Message, ToolCall
 from stepwell.models.base import ModelRequest
 from stepwell.models.scripted import Answer, Brain, Gate, Step, call, reply
+from stepwell.plans import Task
 from stepwell.questions import QuestionKind
 from stepwell.runs.channel import Cursor
 from stepwell.runs.log import ThreadLog
@@ -542,5 +547,45 @@ def test_a_client_that_leaves_while_its_message_is_stored_leaves_no_log_behind()
             store.release()
             while made.service._logs:
                 await asyncio.sleep(0)
+
+    bounded(main)
+
+
+def test_a_plan_that_tasks_began_by_is_kept_and_no_task_begins_twice(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with two(tmp_path, []) as (made, other):
+            log = await made.service.begin(OWNER, Message("user", "go"), RunSpec(engine="plan"))
+            log.append(StepStarted(1, ""), MessageStarted())
+            await log.committed()
+            await append(other, log.thread, TitleChanged("Other"))
+            made_by, changed_by = ToolCall("a", "generate_plan", "{}"), ToolCall("b", "subtask_operations", "{}")
+            a, b, c = (Task(id=f"1.{at}", name=f"t{at}", goal="g") for at in (1, 2, 3))
+            log.append(
+                MessageEnded(Message("assistant", calls=(made_by, changed_by)), "tool_calls"),
+                ToolStarted("a", "generate_plan"),
+                ToolEnded("a", "There are two tasks."),
+                PlanMade(Task(id="1", name="all", goal="all"), (a, b)),
+                PlanChanged("exit", upto=2),
+                ToolStarted("b", "subtask_operations"),
+                PlanChanged("add", "1.2", (c,)),
+                ToolEnded("b", "There is a third."),
+            )
+            log.append(TaskStarted(a, RunSpec(engine="react")), StepStarted(1, ""), MessageStarted(), path="1.1")
+            send = Message("assistant", calls=(ToolCall("c", "send", "{}"),))
+            log.append(MessageEnded(send, "tool_calls"), ToolStarted("c", "send", "write"), path="1.1")
+            log.append(ToolEnded("c", "sent"), path="1.1")
+            with suppress(Conflict):
+                await log.committed()
+            await log.rebase()
+            run = log.state.run
+            assert run is not None
+            assert run.plan is not None
+            assert [(node.task.id, node.status) for node in run.plan.leaves()] == [
+                ("1.1", "DOING"), ("1.2", "TODO"), ("1.3", "TODO")
+            ]  # fmt: skip
+            assert run.plan.rectified == 0
+            assert log.state.agents["1.1"].calls == 1
+            await log.committed()
+            await made.service.delete(OWNER, log.thread)
 
     bounded(main)

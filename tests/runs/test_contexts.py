@@ -127,6 +127,34 @@ def test_pins_take_no_more_than_a_quarter_of_the_window() -> None:
     bounded(main)
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize(("window", "length"), [(2000, 400), (8000, 1800)])
+def test_a_pin_stays_whole_where_the_system_message_is_cut(window: int, length: int, language: str) -> None:
+    fact = ("第一条规则。" * 400)[: length // 3] if language == "zh" else "Never delete prod. " * (length // 18)
+    seen: list[str] = []
+
+    def brain(request: ModelRequest) -> Answer:
+        seen.append(system_of(request))
+        return reply("ok")
+
+    async def main() -> None:
+        spec = RunSpec(
+            system="Be brief. " * window, language=language, context=ContextSpec(window=window, reserve=window // 4)
+        )
+        async with rig(brain) as made:
+            thread = (await made.service.create(OWNER)).id
+            await pin(made.service, OWNER, thread, fact)
+            for number in range(4):
+                ref = await made.service.start(OWNER, Message("user", "Go. " * 50), spec, thread=thread)
+                await made.ended(ref)
+                if number == 1:
+                    await pin(made.service, OWNER, thread, "A second fact.")
+            assert all("`wrapped`" in each and fact.strip() in each for each in seen)
+            assert ["A second fact." in each for each in seen] == [False, False, True, True]
+
+    bounded(main)
+
+
 @pytest.mark.parametrize(
     "ask",
     [

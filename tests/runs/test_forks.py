@@ -22,22 +22,26 @@ from stepwell.events import (
     ResumeRequested,
     RunEnded,
     RunStarted,
+    RunWaiting,
     StepStarted,
     Stored,
+    TaskStarted,
     ToolEnded,
     ToolStarted,
 )
-from stepwell.messages import Message, Usage
+from stepwell.messages import Message, ToolSpec, Usage
 from stepwell.models.base import ModelRequest
 from stepwell.models.scripted import Answer, Gate, Step, call, reply
 from stepwell.runs.forks import Edit, Line, diff, fork, regenerate
 from stepwell.runs.people import answer, pause, pending, questions
-from stepwell.runs.service import RunRef, RunService
-from stepwell.specs import Limits, Prices, Rule, RunSpec
+from stepwell.runs.service import NewThread, RunRef, RunService
+from stepwell.specs import Limits, Prices, Rule, RunSpec, TaskOptions
 from stepwell.state.thread import State
 from stepwell.store.base import ThreadInfo
+from stepwell.tools.client import ClientTool
 from stepwell.tools.mark import tool
-from tests.support.runs import OWNER, Rig, answer_of, bounded, end_of, events_of, is_, open_store, rig, until
+from tests.support.runs import OWNER, WAIT, Rig, answer_of, bounded, end_of, events_of, is_, open_store, rig, until
+from tests.support.tasks import TaskRig, concluded, offered, plan, sub, submit
 
 STORES = ("memory", "sqlite")
 
@@ -199,6 +203,58 @@ def test_the_run_of_a_fork_may_go_on_otherwise() -> None:
     bounded(main)
 
 
+def test_a_task_under_way_goes_on_with_the_other_model_too_and_pays_its_price() -> None:
+    def brain(request: ModelRequest) -> Answer:
+        names, usage = offered(request), Usage(1000, 0)
+        if "generate_plan" in names:
+            return reply("", plan(sub("a")), usage=usage)
+        return reply("", concluded() if "conclusion" in names else submit(), usage=usage)
+
+    class PlanRig(Rig):
+        def assemble(self, spec: RunSpec) -> Any:
+            made = TaskRig([], engine=spec.engine)
+            made.answers = self.model
+            return made.assemble(spec)
+
+    async def main() -> None:
+        cheap: dict[str, Any] = {"engine": "plan", "tasks": TaskOptions(fast_path=False), "max_output": 10}
+        cheap |= {"model": "cheap", "prices": Prices(1.0, 1.0), "limits": Limits(money=1000.0), "system": "S"}
+        dear = RunSpec(**{**cheap, "model": "dear", "prices": Prices(1000.0, 1000.0)})
+        async with rig(brain, kind=PlanRig) as made:
+            ref = await made.start(**cheap)
+            log = await made.ended(ref)
+            at = place(log, TaskStarted)
+            _, copy = await forked(made, ref, at, spec=dear)
+            paid = max(each.cost for each in events_of(log, MessageEnded))
+            assert all(each.cost > 100 * paid for each in events_of(copy[at:], MessageEnded))
+            task = State(copy[: at + 1]).agents["1.1"].run
+            assert task is not None
+            assert (task.spec.model, task.spec.engine, task.spec.system) == ("dear", "react", "S")
+
+    bounded(main)
+
+
+def test_what_a_client_was_asked_for_is_asked_for_anew() -> None:
+    async def main() -> None:
+        measure = ClientTool(ToolSpec("measure", "Measures.", {"type": "object", "properties": {}}))
+        async with rig([call("measure"), "one", "other"], measure) as made:
+            ref = await made.start()
+            async with asyncio.timeout(WAIT):
+                await until(made.service, ref.thread, is_(RunWaiting))
+            (question,) = await questions(made.service, OWNER, ref.thread)
+            other = await fork(made.service, OWNER, ref.thread, question.seq)
+            async with asyncio.timeout(WAIT):
+                await until(made.service, other.thread, is_(RunWaiting))
+            (again,) = await questions(made.service, OWNER, other.thread)
+            await answer(made.service, OWNER, other.thread, again.seq, "done", text="7 cm")
+            copy = await made.ended(other)
+            assert [each.content for each in events_of(copy, ToolEnded)] == ["7 cm"]
+            await answer(made.service, OWNER, ref.thread, question.seq, "skip")
+            await made.ended(ref)
+
+    bounded(main)
+
+
 def test_what_is_open_at_the_point_is_settled_in_the_fork_alone(tmp_path: Path) -> None:
     async def main() -> None:
         gate, ran = Gate(), list[str]()
@@ -266,6 +322,19 @@ def test_the_newest_answer_is_made_again(kind: str, tmp_path: Path) -> None:
             assert [line.text for line in found.other] == ["two again"]
             same = await diff(made.service, OWNER, ref.thread, ref.thread)
             assert (same.common, same.one, same.other) == (len(log), (), ())
+
+    bounded(main)
+
+
+def test_an_answer_to_a_history_alone_is_made_again() -> None:
+    async def main() -> None:
+        async with rig(["one", "again"]) as made:
+            new = NewThread(history=(Message("user", "go"),))
+            ref = await made.service.start(OWNER, None, RunSpec(), new=new)
+            await made.ended(ref)
+            again = await regenerate(made.service, OWNER, ref.thread)
+            assert answer_of(await made.ended(again)) == "again"
+            assert [each.content for each in made.asked[1].messages] == ["go"]
 
     bounded(main)
 

@@ -299,6 +299,34 @@ def test_an_answer_has_to_fit_its_question(
     bounded(main)
 
 
+def test_what_a_call_ran_with_is_shown_when_its_outcome_is_asked_for(tmp_path: Path) -> None:
+    async def main() -> None:
+        begun = asyncio.Event()
+
+        @tool(effect="write")
+        async def send(what: str) -> str:
+            """Send."""
+            begun.set()
+            await asyncio.Event().wait()
+            return what
+
+        store = open_store("sqlite", tmp_path)
+        async with rig(sending("everybody"), send, store=store) as made:
+            ref = await made.start(**ASK)
+            (number,) = await waiting(made, ref)
+            await decide(made, ref, number, arguments='{"what": "Ann"}')
+            await begun.wait()
+        async with rig(sending("everybody"), send, store=open_store("sqlite", tmp_path)) as made:
+            await made.service.resume()
+            await waiting(made, ref)
+            (info,) = await questions(made.service, OWNER, ref.thread)
+            assert (info.kind, info.arguments, info.shown) == ("outcome", '{"what": "Ann"}', '{"what": "Ann"}')
+            await decide(made, ref, info.seq, "skip")
+            await made.ended(ref)
+
+    bounded(main)
+
+
 @pytest.mark.parametrize("kind", STORES)
 def test_a_question_is_decided_once_and_only_as_it_was_seen(kind: str, tmp_path: Path) -> None:
     async def main() -> None:
@@ -306,7 +334,7 @@ def test_a_question_is_decided_once_and_only_as_it_was_seen(kind: str, tmp_path:
         async with rig(sending("a", "b"), box.tool, store=open_store(kind, tmp_path)) as made:
             ref = await made.start(**ASK)
             first, second = await waiting(made, ref, 2)
-            for number in (0, 1, first + 50):
+            for number in (0, 1, first + 50, 2**70):
                 with pytest.raises(NotFound) as caught:
                     await decide(made, ref, number)
                 assert caught.value.field == "question"
@@ -578,17 +606,19 @@ def test_what_expires_while_the_run_goes_on_is_decided_alone() -> None:
     bounded(main)
 
 
-def test_a_waiting_run_ends_when_its_own_time_is_over() -> None:
+@pytest.mark.parametrize(("limit", "cause"), [("limits", "seconds"), ("thread_limits", "thread_seconds")])
+def test_a_waiting_run_ends_when_its_own_time_or_its_threads_is_over(limit: str, cause: str) -> None:
     async def main() -> None:
         clock, box = Clock(), Outbox()
         async with rig(sending("a"), box.tool) as made:
             service = clocked(made, clock)
-            ref = await made.start(**ASK, limits=Limits(seconds=90))
+            limited: dict[str, Any] = {limit: Limits(seconds=90)}
+            ref = await made.start(**ASK, **limited)
             await waiting(made, ref)
             await left(made, ref)
             clock.now += 90_000
             assert await service.expire() == 1
-            assert end_of(await made.ended(ref)).cause == "seconds"
+            assert end_of(await made.ended(ref)).cause == cause
             assert box.sent == []
 
     bounded(main)

@@ -94,13 +94,17 @@ def test_waiting_messages_are_changed_moved_and_taken_out(kind: str, tmp_path: P
                 remove_queued(service, "eve", ref.thread, a),
                 move_queued(service, OWNER, ref.thread, a, c),
                 edit_queued(service, OWNER, ref.thread, 1, Message("user", "x")),
+                edit_queued(service, OWNER, ref.thread, a, Message("user", "x"), c),
                 queue(service, "eve", ref.thread),
             ):
                 with pytest.raises(NotFound):
                     await attempt
+            await edit_queued(service, OWNER, ref.thread, a, Message("user", "A"), a)
+            await edit_queued(service, OWNER, ref.thread, b, Message("user", "B"), d)
+            await move_queued(service, OWNER, ref.thread, d, b)
             gate.set()
             await finished(made, ref.thread, 4)
-            assert [each.messages[-1].content for each in made.asked] == ["go", "d", "B\ufffd", "a"]
+            assert [each.messages[-1].content for each in made.asked] == ["go", "d", "B", "A"]
             with pytest.raises(NotFound):
                 await remove_queued(service, OWNER, ref.thread, a)
 

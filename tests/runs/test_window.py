@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from stepwell.agent.options import AgentOptions
-from stepwell.events import ContextCompacted, ModelFailed, RunEnded, ToolEnded, WindowLearned
-from stepwell.messages import Message
+from stepwell.agent.options import AgentOptions, ExecutionOptions
+from stepwell.events import ContextCompacted, ModelFailed, Recorded, RunEnded, ToolEnded, WindowLearned
+from stepwell.messages import Message, ToolCall, Usage
+from stepwell.models.base import ModelRequest
 from stepwell.models.openai import OpenAIModel
 from stepwell.models.profiles import profile_for
 from stepwell.models.retries import Retries
+from stepwell.models.scripted import Answer, reply
 from stepwell.runs.contexts import pin
 from stepwell.runs.service import RunService
 from stepwell.specs import ContextSpec, Limits, RunSpec
@@ -26,7 +29,7 @@ from stepwell.wiring.engine import EngineMaker
 from stepwell.wiring.parts import context_of
 from tests.support.audit import audit, check_history
 from tests.support.endpoint import Endpoint, Reply, Request, error, text, tool_calls
-from tests.support.runs import OWNER, bounded, end_of, events_of, until
+from tests.support.runs import OWNER, bounded, end_of, events_of, rig, until
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -244,5 +247,105 @@ def test_a_user_message_bigger_than_the_window_is_cut_and_answered() -> None:
             assert isinstance(events[-1].event, RunEnded)
             assert (events[-1].event.reason, strict.refused, strict.asked) == ("answer", 0, 1)
             assert b"recall event:2" in strict.bodies[0]
+
+    bounded(main)
+
+
+def counts(function: Callable[[int], int], steps: int = 40) -> list[Recorded]:
+    """Return the log of three runs whose endpoint says of the n-th request that it took so many tokens."""
+    asked, log = 0, list[Recorded]()
+
+    def brain(_: ModelRequest) -> Answer:
+        nonlocal asked
+        asked += 1
+        used = Usage(function(asked), 1)
+        return (
+            reply("", ToolCall("", "fetch", f'{{"page": {asked}}}'), usage=used)
+            if asked % steps
+            else reply("Done.", usage=used)
+        )
+
+    async def main() -> None:
+        thread = ""
+        async with rig(brain, fetch) as made:
+            for _ in range(3):
+                context = ContextSpec(window=WINDOW, reserve=1024)
+                ref = await made.start(thread=thread, tools=("fetch",), context=context)
+                thread = ref.thread
+                log[:] = await made.ended(ref)
+
+    bounded(main)
+    return log
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda number: 10**9 if number == 3 else 0,
+        lambda number: 10**9,
+        lambda number: 7900,
+        lambda number: min(number * 500, 8000),
+    ],
+    ids=["absurd once", "absurd always", "always near the window", "added up"],
+)
+def test_wrong_counts_of_an_endpoint_end_no_run(function: Callable[[int], int]) -> None:
+    log = counts(function)
+    assert events_of(log, RunEnded) == [RunEnded("answer")] * 3
+
+
+@pytest.mark.parametrize("most", [700, 4096, 6000])
+def test_a_limit_of_requests_that_is_below_the_reserve_leaves_room_to_work(most: int) -> None:
+    async def main() -> None:
+        options = AgentOptions(execution=ExecutionOptions(max_message_tokens=most))
+        context = context_of(options, profile_for("a-model-of-ours", window=128_000), None)
+        async with rig(["Hello."]) as made:
+            ref = await made.start(context=context)
+            assert end_of(await made.ended(ref)) == RunEnded("answer")
+
+    bounded(main)
+
+
+def test_tools_that_are_over_a_limit_of_requests_are_told_of_that_limit() -> None:
+    @tool(description="Fetch a page. " * 2000)
+    async def much() -> str:
+        return ""
+
+    async def main() -> None:
+        async with rig([], much) as made:
+            ref = await made.start(tools=("much",), context=ContextSpec(window=128_000, max_tokens=5000))
+            end = end_of(await made.ended(ref))
+            assert end.cause == "window"
+            assert "its window has 128000 tokens, of which execution.max_message_tokens leaves 5000" in end.detail
+
+    bounded(main)
+
+
+def test_a_system_message_that_was_cut_is_whole_again_under_a_larger_window_and_so_is_another() -> None:
+    rules, others = "Keep the books. " * 300, "Count the crates. " * 200
+
+    async def main() -> None:
+        async with rig(lambda _: reply("Yes.")) as made:
+            small, large = ContextSpec(window=2000, reserve=500), ContextSpec(window=WINDOW, reserve=500)
+            thread, shown = "", list[str]()
+            for system, context in ((rules, small), (rules, small), (rules, large), (others, large), (rules, small)):
+                ref = await made.start(thread=thread, system=system, context=context)
+                thread = ref.thread
+                log = await made.ended(ref)
+                shown.append(made.asked[-1].messages[0].content)
+            assert [each in (rules, others) for each in shown] == [False, False, True, True, False]
+            assert len(events_of(log, ContextCompacted)) == 2
+
+    bounded(main)
+
+
+def test_arguments_nested_beyond_all_measure_end_no_run() -> None:
+    deep = '{"page": ' + "[" * 100_000 + "]" * 100_000 + "}"
+
+    async def main() -> None:
+        async with rig([ToolCall("", "fetch", deep), "Sorry.", "And on."], fetch) as made:
+            spec: dict[str, Any] = {"tools": ("fetch",), "context": ContextSpec(window=WINDOW, reserve=1024)}
+            ref = await made.start(**spec)
+            assert end_of(await made.ended(ref)) == RunEnded("answer")
+            assert end_of(await made.ended(await made.start(thread=ref.thread, **spec))) == RunEnded("answer")
 
     bounded(main)

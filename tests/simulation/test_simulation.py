@@ -77,8 +77,8 @@ def test_a_replay_finds_when_agents_side_by_side_met_what_came_from_outside() ->
 
 def test_a_question_ends_with_its_call_and_nobody_waits_for_it_any_more() -> None:
     # In these worlds a result came in while another process asked for the same call, a run was over its limit while it
-    # asked, and another process cancelled a run whose tool was asking.
-    seeds = ("128", "725", "210046", "211673")
+    # asked, another process cancelled a run whose tool was asking, and a task at its limit was asking after a crash.
+    seeds = ("128", "725", "210046", "211673", "3100070")
     players = [play("--seed", seed) for seed in seeds]
     out = "".join(printed(*players))
     assert [player.returncode for player in players] == [0] * len(seeds), out
@@ -86,8 +86,9 @@ def test_a_question_ends_with_its_call_and_nobody_waits_for_it_any_more() -> Non
 
 def test_what_tools_ask_while_they_run_and_what_came_meanwhile_replays() -> None:
     # In these worlds several tools asked side by side, an interrupt came from another process, a thread was forked
-    # where its run was being closed, and agents looked at a limit while an account was read.
-    seeds = ("75", "378", "787", "8016", "8236", "9110", "60478")
+    # where its run was being closed, agents looked at a limit while an account was read, a tool could not ask, for
+    # another process came first, and a front passed something on while it waited for others.
+    seeds = ("75", "378", "787", "8016", "8236", "9110", "60478", "3100272", "3101729", "3130107")
     players = [play("--seed", seed) for seed in seeds]
     out = "".join(printed(*players))
     assert [player.returncode for player in players] == [0] * len(seeds), out

@@ -34,7 +34,7 @@ class Verdict(msgspec.Struct, frozen=True):
         events: What is recorded for it.
         run: The call that is started then; None for none.
         probe: The outside is asked first whether it happened.
-        result: What the client that carried it out says came of it.
+        result: What people, or the client that carried it out, say came of it.
     """
 
     events: tuple[Stored, ...] = ()
@@ -115,14 +115,14 @@ def _approved(log: Log, run: RunState, tool: Tool, each: OpenCall, rule: Rule | 
 def _inquired(log: Log, run: RunState, each: OpenCall, tool: Asking, arguments: dict[str, Any]) -> Verdict:
     """Return what becomes of a call that is a question to a person."""
     asked, language = each.asked, run.spec.language
-    if asked is not None and asked.event.kind == "result":
-        return WAITS if asked.answer is None else Verdict(result=_sent(asked.answer, language))
+    if asked is not None and asked.event.kind == "result" and asked.answer is None:
+        return WAITS
     if asked is not None and asked.answer is None:
         if run.spec.people or not all(map(_is_asking, run.unanswered())):
             return WAITS  # somebody may be quicker than the other calls, even where nobody has to be there
         return Verdict((ToolEnded(each.call.id, words("answered_later", language)),))
     if asked is not None and (told := _told(asked, language)) is not None:
-        return Verdict((ToolEnded(each.call.id, told),))
+        return Verdict(result=told)
     try:
         inquiry = tool.question(arguments)
     except ToolError as error:
@@ -151,16 +151,18 @@ def _is_asking(each: OpenCall) -> bool:
     return each.asked is not None and each.asked.event.kind == "question" and each.asked.answer is None
 
 
-def _told(asked: Question, language: str) -> str | None:
+def _told(asked: Question, language: str) -> ToolResult | None:
     """Return what the model is told of a question that was decided; None where it is asked, or has to be once more."""
     answer = asked.answer
-    if answer is None:
-        return None
-    if answer.decision == "answer":
-        return _answer_text(answer)
-    if answer.decision == "expired":
-        return words("no_answer", language) if asked.event.default is None else asked.event.default
-    return None
+    match answer.decision if answer is not None else "":
+        case "done" | "skip" if answer is not None and asked.event.kind == "result":
+            return _sent(answer, language)
+        case "answer" if answer is not None:
+            return ToolResult(_answer_text(answer))
+        case "expired":
+            return ToolResult(words("no_answer", language) if asked.event.default is None else asked.event.default)
+        case _:
+            return None
 
 
 def _answer_text(answer: Answered) -> str:
@@ -175,7 +177,7 @@ async def _cut_off(log: Log, run: RunState, toolbox: Toolbox, each: OpenCall) ->
     asked = each.asked if each.asked is not None and each.asked.event.kind == "outcome" else None
     if asked is not None and asked.answer is None:
         return WAITS
-    call = _decided(each.call, each.asked) if asked is None else await _as_started(log, run, each.call)
+    call = _decided(each.call, each.asked) if asked is None else await as_started(log, run, each.call)
     prepared = toolbox.prepare(call)
     good = _noted(run, prepared, call, each) if isinstance(prepared, Prepared) else None
     if asked is not None and asked.answer is not None:
@@ -212,8 +214,14 @@ def unknown_outcome(run: RunState, toolbox: Toolbox, each: OpenCall, call: ToolC
     return Asked("outcome", each.call.id, text, hash=_hash(toolbox, call), choices=("retry", "done", "skip"))
 
 
-async def _as_started(log: Log, run: RunState, call: ToolCall) -> ToolCall:
-    """Return a call as it was started, with arguments that somebody put in place, which the fold forgets."""
+async def as_started(log: Log, run: RunState, call: ToolCall) -> ToolCall:
+    """Return a call as it was started, with arguments that somebody put in place, which the fold forgets.
+
+    Args:
+        log: That of the agent whose call it is.
+        run: Its open run or task.
+        call: The call as the model wrote it.
+    """
     asked: set[int] = set()
     for recorded in await log.read(after=run.seq):
         match recorded.event:

@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from stepwell.agent.asking import Asking
-from stepwell.engines.unconcluded import in_time, last_words, states
+from stepwell.engines.unconcluded import TIMES, in_time, last_words, states
 from stepwell.engines.words import words
 from stepwell.events import (
     Answered,
@@ -110,7 +110,7 @@ async def close(log: Log, reason: EndReason, cause: str, detail: str) -> None:
     The agents inside it are closed first, the deepest of them before all others. Calls without a result get one that
     says so, so that the history stays valid for the next turn. Open questions of the run are taken back; those that a
     run with the cause `question` leaves behind stay open, and its last words stand in the conversation. Where the time
-    is over (the cause `seconds`), tasks are closed with what is there, and a run that has a task says it last.
+    is over (the causes `TIMES`), tasks are closed with what is there, and a run that has a task says it last.
 
     Args:
         log: The run's log; nothing happens without an open run.
@@ -121,7 +121,7 @@ async def close(log: Log, reason: EndReason, cause: str, detail: str) -> None:
     run = log.state.run
     if run is None or log.path:
         return
-    late, kept = cause == "seconds" and states(run.spec), cause == "question"
+    late, kept = cause in TIMES and states(run.spec), cause == "question"
     if log.whole.agents:
         await close_inside(log, cause, detail, keep=kept, state=late)
     taken: Sequence[Stored] = _taken_back(log, run.seq, keep=kept) if log.whole.questions else ()
@@ -192,19 +192,21 @@ def ends(log: Log) -> list[Stored]:
     return events
 
 
-def cancelled_calls(run: RunState, text: str) -> list[ToolEnded]:
+def cancelled_calls(run: RunState, text: str, early: str = "") -> list[ToolEnded]:
     """Return results of the calls that have none and will get none.
 
     Args:
         run: The run or task.
         text: Name of the words that say why.
+        early: Name of those for a call that never began; empty for the same.
     """
-    language = run.spec.language
-    plain, threaded = words(text, language), f"{words(text, language)} {words('may_still_finish', language)}"
-    return [
-        ToolEnded(each.call.id, f"{threaded if each.started and each.threaded else plain}{_came_to(each)}", "cancelled")
-        for each in run.unanswered()
-    ]
+    found: list[ToolEnded] = []
+    for each in run.unanswered():
+        said = words(text if each.started or each.task else early or text, run.spec.language)
+        if each.started and each.threaded:
+            said += " " + words("may_still_finish", run.spec.language)
+        found.append(ToolEnded(each.call.id, said + _came_to(each), "cancelled"))
+    return found
 
 
 def _came_to(each: OpenCall) -> str:

@@ -160,10 +160,10 @@ def asked_back(run: RunState, each: OpenCall, question: str) -> list[Stored]:
     """Return what asks the person, or takes the answer."""
     id, language = each.call.id, run.spec.language
     if not run.spec.people:
-        asked = () if each.asked is not None else (Asked("question", id, question),)
+        asked = () if is_asked(each) else (Asked("question", id, question),)
         return [*asked, ToolEnded(id, words("answered_later", language))]
     answer = each.asked.answer if each.asked is not None else None
-    if answer is None:
+    if answer is None or answer.decision == "forked":
         return [Asked("question", id, question)]
     if answer.decision == "cancelled":
         return [ToolEnded(id, words("answered_by_message", language))]
@@ -173,6 +173,8 @@ def asked_back(run: RunState, each: OpenCall, question: str) -> list[Stored]:
 def asked_to_exit(log: Log, run: RunState, each: OpenCall, reason: str) -> list[Stored]:
     """Return what asks whether the work is really to stop, or takes the answer."""
     id, language, asked = each.call.id, run.spec.language, each.asked
+    if asked is not None and asked.answer is not None and asked.answer.decision == "forked":
+        asked = None  # nobody was asked in the fork
     if asked is None and not working(log):
         return [ToolEnded(id, words("work_over", language), "failed")]
     if asked is None and run.spec.people:

@@ -6,7 +6,7 @@ the reply does not ask again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Literal, NamedTuple
 
@@ -65,14 +65,16 @@ def failed(agent: ToolAgent | PlanAgent, run: RunState) -> Over | None:
     return Over("failed", failure.kind, words("model_failed", run.spec.language, detail=failure.detail))
 
 
-async def conclude(log: Log, agent: ToolAgent | PlanAgent, task: str, overview: str) -> TaskConclusion | bool:
+async def conclude(
+    log: Log, agent: ToolAgent | PlanAgent, task: str, overview: Callable[[], str]
+) -> TaskConclusion | bool:
     """Take one step towards a conclusion.
 
     Args:
         log: Whose work is concluded.
         agent: Its agent.
         task: What was to be done.
-        overview: The plan that it is a part of.
+        overview: Says how the plan stands that it is a part of; looked at as late as may be, for others work meanwhile.
 
     Returns:
         The conclusion; True where the model was asked and the next decision reads its reply; False where it gave none
@@ -84,7 +86,7 @@ async def conclude(log: Log, agent: ToolAgent | PlanAgent, task: str, overview: 
         Conflict: As `BaseAgent.ask`.
     """
     reply, repaired = await _reply(log)
-    tail = await agent.conclusion_tail(task, overview)
+    tail = await agent.conclusion_tail(task, overview())
     if reply is None:
         await agent.ask_conclusion(tail)
         return True
@@ -156,19 +158,23 @@ async def finish(log: Log, conclusion: TaskConclusion, over: Over | None = None,
         if reason == "cancelled":
             status = "cancelled"
         await close_inside(log, cause or "over", detail)
-        asked = [each for each in log.whole.questions.values() if each.path == log.path and each.seq > run.seq]
-        taken = [Answered(each.seq, "cancelled") for each in asked]
         await pass_on(log)
-        await log.record(*taken, *ends(log), TaskEnded(status, conclusion, cause, detail))
+        await log.record(*_taken_back(log, run), *ends(log), TaskEnded(status, conclusion, cause, detail))
         return
     if tell and not answered(log):
         text = conclusion.reply or conclusion.summary or detail
         # An answer follows the results of all calls; the step of a conclusion stays open, so that it is found again.
-        closed = ends(log) if run.unanswered() else []
+        closed = [*_taken_back(log, run), *ends(log)] if run.unanswered() else []
         said = MessageAdded(Message("assistant", clean(text)), "engine")
         known = conclusion in log.state.longterm.past_tasks[-1:]
         await log.record(*closed, *(() if known else (LongTermUpdated(past_task=conclusion),)), said)
     await close(log, reason, cause, detail)
+
+
+def _taken_back(log: Log, run: RunState) -> list[Answered]:
+    """Return the ends of the questions of an agent, which end before the calls that they are about."""
+    asked = [each for each in log.whole.questions.values() if each.path == log.path and each.seq > run.seq]
+    return [Answered(each.seq, "cancelled") for each in asked]
 
 
 def own_call(each: OpenCall, text: str, *between: Stored) -> list[Stored]:

@@ -363,8 +363,8 @@ async def _finish(log: Log, agent: BaseAgent, run: RunState) -> bool:
 
 def _reason(cause: str) -> EndReason:
     """Return how a run ends whose work ended for a cause."""
-    if not cause:
-        return "answer"
+    if cause in ("", "exit"):
+        return "cancelled" if cause else "answer"
     name = cause.removeprefix("thread_").removeprefix("key_")
     return "limit" if name in Limits.__struct_fields__ or name == "repetition" else "failed"
 

@@ -322,7 +322,7 @@ class PlanEngine:
             await close(log, "answer", "", "")
             return False
         seen = log.whole.seq
-        found = await conclude(log, agent, task_text(root.task), overview(plan))
+        found = await conclude(log, agent, task_text(root.task), lambda: overview(plan))
         if found is True or log.whole.seq != seen:  # while the log was read, something may have happened
             return True
         if found is False:

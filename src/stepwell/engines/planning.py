@@ -143,7 +143,7 @@ def operate(plan: Plan, wanted: Operation, current: str, options: TaskOptions, l
 def repeated(plan: Plan, wanted: Operation) -> bool:
     """Tell whether an operation was carried out already, though its call has no result."""
     target = plan.find(clean(str(wanted.target_subtask_id)).strip())
-    names = [_folded(each.name) for each in wanted.subtasks]
+    names = [_folded(_name(each)) for each in wanted.subtasks]
     match wanted.operation.strip().lower():
         case "split":
             beside = target.children if target is not None else []
@@ -254,8 +254,12 @@ def _needed(text: str, ids: list[str], known: list[str], names: Mapping[str, str
     return next((id for id in known if number_of(id) == number), None)
 
 
+def _name(given: NewTask) -> str:
+    return clean(" ".join(given.name.split()))[:LONGEST_NAME]
+
+
 def _task(given: NewTask, id: str, needs: tuple[str, ...]) -> Task:
-    name = clean(" ".join(given.name.split()))[:LONGEST_NAME]
+    name = _name(given)
     return Task(
         id=id,
         name=name,
@@ -267,7 +271,8 @@ def _task(given: NewTask, id: str, needs: tuple[str, ...]) -> Task:
 
 
 def _check_circle(tasks: list[Task], language: str) -> None:
-    left = {task.id: {id for id in task.needs if any(other.id == id for other in tasks)} for task in tasks}
+    ids = {task.id for task in tasks}
+    left = {task.id: ids.intersection(task.needs) for task in tasks}
     while free := [id for id, needs in left.items() if not needs]:
         for id in free:
             del left[id]

@@ -161,7 +161,7 @@ class ReactEngine:
         task, parent = request_of(log)[0], log.whole.at(parent_of(log.path)) if log.path else None
         plan = parent.run.plan if parent is not None and parent.run is not None else None
         seen = log.whole.seq
-        found = await conclude(log, agent, task_text(task), overview(plan) if plan is not None else "-")
+        found = await conclude(log, agent, task_text(task), lambda: overview(plan) if plan is not None else "-")
         if found is True or log.whole.seq != seen:  # while the log was read, something may have happened
             return True
         await finish(log, of_submission(task.goal, submission, run.spec.language) if found is False else found)

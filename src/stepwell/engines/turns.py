@@ -48,7 +48,7 @@ async def settle(log: Log, run: RunState) -> bool:
         open_questions = [each.asked for each in calls if each.asked and each.asked.answer is None]
         decided: list[Stored] = [Answered(each.seq, "cancelled") for each in open_questions]
         decided += [taken for each in calls for taken in withdrawn(log, each.call.id)]
-        await log.record(*decided, *cancelled_calls(run, "interrupted_call"))
+        await log.record(*decided, *cancelled_calls(run, "interrupted_call", "interrupted_early"))
         return True
     for path in [*log.whole.agents]:  # a halted agent does not look at those that work for it
         inner = log.whole.agents[path].run

@@ -12,6 +12,7 @@ from stepwell.contexts import FailureGoal, TaskConclusion
 from stepwell.engines.choices import came_to, to_say
 from stepwell.engines.planning import standing, submission_of
 from stepwell.engines.task_words import told
+from stepwell.engines.words import words
 from stepwell.events import LongTermUpdated, MessageAdded, Stored, Unknown
 from stepwell.log import Log
 from stepwell.messages import Message, clean
@@ -22,6 +23,16 @@ from stepwell.state.run import OpenCall, RunState
 STATED = "react.time_over"
 """Name of the constant in the versions of runs that state what is there when their time is over; earlier ones said
 nothing."""
+
+
+TIMES = ("seconds", "thread_seconds")
+"""Causes of a run whose time is over, or that of its thread."""
+
+
+def out_of_time(spec: RunSpec, cause: str) -> str:
+    """Return in words which limit of time a run came to, by one of `TIMES`."""
+    limits = spec.limits if cause == "seconds" else spec.thread_limits
+    return words(cause, spec.language, limit=(limits.seconds if limits is not None else None) or 0.0)
 
 
 def states(spec: RunSpec) -> bool:

@@ -14,6 +14,10 @@ WORDS = MappingProxyType(
             "No result: somebody interrupted the work before this call ended. It may have taken effect in part.",
             "没有结果：此调用结束之前，工作被人打断。它可能已经部分生效。",
         ),
+        "interrupted_early": (
+            "Not run: somebody interrupted the work before this call began.",
+            "未执行：此调用开始之前，工作被人打断。",
+        ),
         "may_still_finish": (
             "It runs in a thread that nobody can stop, so it may still finish.",
             "它在无法停止的线程中运行，可能仍会执行完毕。",

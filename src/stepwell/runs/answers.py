@@ -254,7 +254,7 @@ async def _check_asked(log: ThreadLog, question: int) -> None:
     """Say why a question is not open."""
     if question in log.state.questions:
         return
-    events = await log.read(after=question - 1) if question > 0 else []
+    events = await log.read(after=question - 1) if 0 < question <= log.state.seq else []
     if not events or not isinstance(events[0].event, Asked):
         raise NotFound("There is no such question.", "question")
     for each in events:

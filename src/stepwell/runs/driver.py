@@ -11,12 +11,14 @@ import logging
 from collections.abc import Callable
 
 from stepwell.engines.base import Engine, close
+from stepwell.engines.unconcluded import out_of_time
 from stepwell.engines.words import words
 from stepwell.errors import ConfigError, Conflict, StoreError
 from stepwell.events import EndReason
 from stepwell.runs.log import ThreadLog
 from stepwell.specs import RunSpec
 from stepwell.state.run import RunState
+from stepwell.state.thread import NEVER
 
 Assemble = Callable[[RunSpec], Engine]
 """Builds the engine of a run; raises ConfigError for a name that the settings do not have."""
@@ -41,7 +43,7 @@ async def drive(log: ThreadLog, assemble: Assemble) -> RunState | None:
         run = log.state.run
         if run is None:
             return None
-        driver = _Driver(run, log.now())
+        driver = _Driver(run, log.state.over, log.now())
         log.interrupt = driver.interrupt
         try:
             await _carry_out(log, assemble, driver)
@@ -99,7 +101,7 @@ def _end_of(run: RunState, driver: _Driver) -> tuple[EndReason, str, str] | None
     if run.cancel is not None:
         return "cancelled", "cancelled", words("cancelled", language)
     if driver.late:
-        return "limit", "seconds", words("seconds", language, limit=run.spec.limits.seconds)
+        return "limit", driver.limit, out_of_time(run.spec, driver.limit)
     if run.spec.outside:
         return "failed", "orphaned", words("orphaned", language)
     return None
@@ -110,20 +112,20 @@ class _Driver:
 
     Args:
         run: The run.
+        over: When its time is over, in milliseconds since 1970, and the name of the limit.
         now: The time in milliseconds since 1970.
     """
 
-    def __init__(self, run: RunState, now: int) -> None:
-        self.late = False
+    def __init__(self, run: RunState, over: tuple[int, str], now: int) -> None:
+        self.late, self.limit = False, over[1]
         self.engine: Engine | None = None
         self._seq = run.seq
         task = asyncio.current_task()
         assert task is not None
         self._task, self._before, self._interruptions = task, task.cancelling(), 0
         self._timer: asyncio.TimerHandle | None = None
-        seconds = run.spec.limits.seconds
-        if seconds is not None:
-            left = seconds - (now - run.started) / 1000
+        if over[0] < NEVER:
+            left = (over[0] - now) / 1000
             self.late = left <= 0
             self._timer = None if self.late else asyncio.get_running_loop().call_later(left, self._time_out)
 

@@ -19,6 +19,8 @@ from stepwell.events import (
     MessageStarted,
     ModelFailed,
     PauseRequested,
+    PlanChanged,
+    PlanMade,
     PolicyChanged,
     QueueEdited,
     Recorded,
@@ -38,6 +40,7 @@ from stepwell.events import (
     Unknown,
     WindowLearned,
 )
+from stepwell.plans import Plan
 from stepwell.state.agent import AgentState
 from stepwell.state.run import OpenCall, RunState
 from stepwell.state.thread import State, parent_of
@@ -59,6 +62,8 @@ FACTS = (
     QueueEdited,
     PolicyChanged,
     Feedback,
+    PlanMade,
+    PlanChanged,
 )
 """What has happened and is kept when another writer came first; the rest was intent and is decided again."""
 
@@ -110,8 +115,9 @@ def facts(unsaved: list[Recorded]) -> list[Recorded]:
             case TaskStarted():
                 # Without it nothing that its agent did has a place.
                 keep = any(path == each.path or path.startswith(f"{each.path}/") for path in replies)
-            case Answered(decision=decision):
-                keep = decision != "cancelled"  # what the run takes back itself is decided again with its end
+            case Answered(decision="cancelled") | PlanChanged(operation="exit"):
+                # What the run takes back itself is decided again with its end; numbers of what was dealt with change.
+                keep = False
             case RunClaimed():
                 keep = True  # whoever goes on without it would not be known to have taken the run
             case event:
@@ -200,6 +206,12 @@ def _undecided(call: OpenCall) -> bool:
     return asked is not None and asked.answer is None and asked.event.kind != "outcome"
 
 
+def _fits_plan(event: PlanMade | PlanChanged, plan: Plan | None) -> bool:
+    if isinstance(event, PlanMade):
+        return plan is None
+    return plan is not None and event.target in plan.nodes
+
+
 def _fits_run(event: Stored | Unknown, run: RunState, claimed: bool) -> bool:
     match event:
         case RunClaimed():
@@ -213,6 +225,8 @@ def _fits_run(event: Stored | Unknown, run: RunState, claimed: bool) -> bool:
             if call is None or _undecided(call):
                 return False
             return not (call.started if isinstance(event, ToolStarted) else call.ended)
+        case PlanMade() | PlanChanged():
+            return not claimed and _fits_plan(event, run.plan)
         case StepStarted():
             return not claimed and not run.step and event.step == run.steps + 1
         case MessageStarted():

@@ -202,7 +202,7 @@ async def _origin(service: RunService, info: ThreadInfo, at: int) -> tuple[str, 
 async def regenerate(
     service: RunService, owner: str, thread: str, *, once: Once | None = None, admit: Admit | None = None
 ) -> RunRef:
-    """Have the newest run that ended made again, in a fork at the message that it began with.
+    """Have the newest run that ended made again, in a fork at the message or the history that it began with.
 
     Args:
         service: The threads.
@@ -224,16 +224,16 @@ async def regenerate(
 
 
 async def _beginning(service: RunService, owner: str, thread: str) -> int:
-    """Return the number of the message that the newest run that ended began with."""
+    """Return the number of the message that the newest run that ended began with, or of its start without one."""
     async with service.using(owner, thread) as log:
         if log.state.last is None:
             raise NotFound("No run of the thread has ended.", "run")
         run = log.state.last[0].seq
         events = await log.read(after=run)
     for each in events:
-        if isinstance(each.event, MessageAdded) and each.run == run and not each.path:
+        if isinstance(each.event, MessageAdded) and each.event.source == "user" and each.run == run:
             return each.seq
-    raise NotFound("The run has no message to begin with.", "run")
+    return run
 
 
 async def diff(service: RunService, owner: str, one: str, other: str) -> Diff:

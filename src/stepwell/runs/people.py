@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import msgspec
 
+from stepwell.engines.approvals import as_started
 from stepwell.errors import Decided, InputError, NotFound
 from stepwell.events import Answered, PauseRequested, ResumeRequested, Steered, Stored
 from stepwell.messages import Message, clean
@@ -79,7 +80,7 @@ async def questions(service: RunService, owner: str, thread: str) -> list[Questi
         NotFound: There is no such thread.
     """
     async with service.using(owner, thread) as log:
-        return [_info(log, each) for _, each in sorted(log.state.questions.items())]
+        return [await _info(log, each) for _, each in sorted(log.state.questions.items())]
 
 
 async def pending(service: RunService, owner: str, limit: int = 50) -> list[QuestionInfo]:
@@ -240,9 +241,11 @@ async def _to_run(
         return await service.decide(log, to_open, interrupts=interrupts, once=once)
 
 
-def _info(log: ThreadLog, question: Question) -> QuestionInfo:
+async def _info(log: ThreadLog, question: Question) -> QuestionInfo:
     event, call = question.event, call_of(log.state, question)
     run = run_of(log.state, question.seq)
+    if event.kind == "outcome" and call is not None and run is not None:
+        call = await as_started(log.at(question.path), run, call)
     arguments = call.arguments if call else ""
     return QuestionInfo(
         thread=log.thread,

@@ -26,8 +26,10 @@ async def queue(service: RunService, owner: str, thread: str) -> list[Queued]:
         return list(log.state.queue)
 
 
-async def edit_queued(service: RunService, owner: str, thread: str, item: int, message: Message) -> None:
-    """Change what a waiting message says.
+async def edit_queued(
+    service: RunService, owner: str, thread: str, item: int, message: Message, before: int | None = None
+) -> None:
+    """Change what a waiting message says, and perhaps its place with it.
 
     Args:
         service: The threads.
@@ -35,12 +37,13 @@ async def edit_queued(service: RunService, owner: str, thread: str, item: int, m
         thread: Which thread.
         item: Number of its `MessageQueued`.
         message: What stands in its place.
+        before: As in `move_queued`; None leaves it in its place.
 
     Raises:
-        NotFound: There is no such thread, or the message does not wait any more.
+        NotFound: There is no such thread, or one of the messages does not wait any more; then nothing is changed.
     """
     cleaned = msgspec.structs.replace(message, content=clean(message.content))
-    await _edit(service, owner, thread, QueueEdited(item, cleaned))
+    await _edit(service, owner, thread, QueueEdited(item, cleaned, None if before == item else before))
 
 
 async def move_queued(service: RunService, owner: str, thread: str, item: int, before: int) -> None:

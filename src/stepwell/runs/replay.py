@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol, get_args
 
 from stepwell.engines.base import Engine
+from stepwell.engines.unconcluded import TIMES, out_of_time
 from stepwell.engines.words import words
-from stepwell.errors import ConfigError, ReplayDiffers
+from stepwell.errors import ConfigError, Conflict, ReplayDiffers
 from stepwell.events import (
     Forked,
     Recorded,
@@ -201,6 +202,8 @@ async def _advance(log: ReplayLog, run: RunState, parts: Parts) -> None:
         await log.close("failed", "config", str(error))
     except ReplayDiffers:
         raise
+    except Conflict:
+        return  # it looks at the log anew, as in the driver
     except Exception as error:  # the boundary of a run, as in the driver: this end is compared, too
         await log.close("failed", "internal", words("internal", run.spec.language, detail=type(error).__name__))
 
@@ -212,4 +215,5 @@ async def _end(log: ReplayLog, run: RunState) -> None:
     elif run.cancel is not None:
         await log.close("cancelled", "cancelled", words("cancelled", language))
     else:
-        await log.close("limit", "seconds", words("seconds", language, limit=run.spec.limits.seconds or 0.0))
+        cause = end.cause if end is not None and end.cause in TIMES else "seconds"
+        await log.close("limit", cause, out_of_time(run.spec, cause))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stepwell.engines.unconcluded import is_last_word
-from stepwell.engines.words import words
+from stepwell.engines.unconcluded import TIMES, is_last_word, out_of_time
 from stepwell.events import (
     Answered,
     Forked,
@@ -49,7 +48,7 @@ def interruption(events: Sequence[Recorded], first: int, run: RunState | None) -
                 continue
             case LongTermUpdated() | MessageAdded() if _is_said_last(events, at, run, after_step=path in left):
                 continue
-            case RunEnded() as end if end.cause in ("cancelled", "seconds", *FAULTS):
+            case RunEnded() as end if end.cause in ("cancelled", *TIMES, *FAULTS):
                 return end
             case Forked() if at > first and (cause := _half_closed(events[first:at], run)):
                 return RunEnded("cancelled" if cause == "cancelled" else "limit", cause)
@@ -62,7 +61,7 @@ def _is_said_last(events: Sequence[Recorded], at: int, run: RunState | None, *, 
     """Tell whether an event is of what is said where a run is closed; an engine speaks before its step ends."""
     if _was_edited(events, at):
         return True
-    return _is_last_word(events[at].event, run) and (run is None or not run.step or after_step)
+    return bool(_time_over(events[at].event, run)) and (run is None or not run.step or after_step)
 
 
 def _was_edited(events: Sequence[Recorded], at: int) -> bool:
@@ -71,11 +70,11 @@ def _was_edited(events: Sequence[Recorded], at: int) -> bool:
     return isinstance(following, Forked) and following.edited == events[at].seq
 
 
-def _is_last_word(event: Stored | Unknown, run: RunState | None) -> bool:
-    seconds = run.spec.limits.seconds if run is not None else None
-    if run is None or seconds is None:
-        return False
-    return is_last_word(event, words("seconds", run.spec.language, limit=seconds))
+def _time_over(event: Stored | Unknown, run: RunState | None) -> str:
+    """Return the name of the limit of time of which an event is a last word; empty for none."""
+    if run is None:
+        return ""
+    return next((cause for cause in TIMES if is_last_word(event, out_of_time(run.spec, cause))), "")
 
 
 def _half_closed(events: Sequence[Recorded], run: RunState | None) -> str:
@@ -84,10 +83,10 @@ def _half_closed(events: Sequence[Recorded], run: RunState | None) -> str:
         return "cancelled" if run is not None else ""
     causes = [each.event.cause for each in events if isinstance(each.event, TaskEnded)]
     seconds = run.spec.limits.seconds
+    late = "thread_seconds" if seconds is None else "seconds"
     if seconds is not None and events and events[0].time >= run.started + seconds * 1000:
         causes.append("seconds")  # an engine closes nothing after that
-    if any(_is_last_word(each.event, run) for each in events):
-        causes.append("seconds")
+    causes += filter(None, (_time_over(each.event, run) for each in events))
     if not run.interrupted and any(isinstance(each.event, MessageEnded) and not each.path for each in events):
-        causes.append("seconds")  # else nobody cuts a reply off
-    return next((cause for cause in causes if cause in ("seconds", *FAULTS)), "")
+        causes.append(late)  # else nobody cuts a reply off
+    return next((cause for cause in causes if cause in (*TIMES, *FAULTS)), "")

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, NoReturn
 
 from stepwell.engines.base import close
-from stepwell.errors import ToolError
+from stepwell.errors import Conflict, ToolError
 from stepwell.events import (
     Answered,
     Asked,
@@ -23,6 +23,7 @@ from stepwell.events import (
     Recorded,
     RunClaimed,
     RunEnded,
+    RunWaiting,
     Steered,
     StepStarted,
     Stored,
@@ -369,6 +370,7 @@ class ReplayLog(Ahead):
 
         Raises:
             ToolError: A person was asked instead.
+            Conflict: It was given up, for another process came first, and the run halts.
         """
         path = self.path_of(call) or ""
         self._awaited.add(call)
@@ -386,6 +388,8 @@ class ReplayLog(Ahead):
                         await self.stop("tool", tool)
                 case Recorded(event=Asked(kind="outcome", call=id)) if id == call:
                     raise ToolError("nobody could tell")
+                case Recorded(event=RunWaiting()) if self.state.run is not None and self.state.run.paused:
+                    raise Conflict("the tool could not ask")
                 case Recorded(event=ToolStarted() | Asked() | Answered() | Warned() | Steered()) if (
                     await self._others_move()
                 ):

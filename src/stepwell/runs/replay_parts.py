@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, cast
 
 from stepwell.agent.accounts import Account, Accounts
-from stepwell.errors import ReplayDiffers
+from stepwell.errors import Conflict, ReplayDiffers, ToolError
 from stepwell.events import (
     Effect,
     MessageEnded,
@@ -16,7 +16,7 @@ from stepwell.events import (
 )
 from stepwell.messages import StopReason, ToolCall, ToolSpec
 from stepwell.models.base import CallPart, Delta, Failure, FailureKind, ModelProfile, ModelRequest
-from stepwell.runs.replay_log import ReplayLog
+from stepwell.runs.replay_log import SLICES, ReplayLog
 from stepwell.specs import Limits
 from stepwell.store.base import Spending
 from stepwell.tools.base import Prepared, Tool, Toolbox, ToolContext, ToolResult
@@ -48,8 +48,8 @@ class ReplayModel:
                     failure = Failure(kind, failed.detail, failed.status, failed.retry_in)
                     end = self._log.failure_end()
                     yield Delta(failure=failure, usage=end.usage, stop="error") if end else Delta(failure=failure)
-                case MessageEnded(stop="cancelled") | Steered() if await self._log.moves():
-                    continue  # somebody closes the message, or passes on what was said
+                case MessageEnded(stop="cancelled") | Steered() if await self._log.moves(3 * SLICES):
+                    continue  # somebody closes the message, or passes on what was said, who waits for others, too
                 case MessageEnded() as ended:
                     yield _delta(ended)
                 case _:
@@ -98,9 +98,18 @@ class ReplayToolbox(Toolbox):
         return Prepared(Sealed(prepared.tool), {}) if isinstance(prepared, Prepared) else prepared
 
     async def run(self, prepared: Prepared, context: ToolContext, *, most: int | None = None) -> ToolResult:
-        """Return the stored result of the call."""
-        ended = await self._log.result(context.call, prepared.tool.spec.name)
-        return ToolResult(ended.content, ended.status, ended.images, ended.details, hash=ended.blob, size=ended.size)
+        """Return the stored result of the call.
+
+        Raises:
+            Conflict: The tool could not ask, for another process came first; what became of it was asked instead.
+        """
+        try:
+            return await self.probe(prepared, context)
+        except ToolError as error:
+            opened = self._log.open_call(context.call)
+            if opened is None or opened.effect != "write":
+                raise
+            raise Conflict(str(error)) from error
 
     async def probe(self, prepared: Prepared, context: ToolContext, *, most: int | None = None) -> ToolResult:
         """Return the stored result of a call that was cut off.
@@ -108,7 +117,8 @@ class ReplayToolbox(Toolbox):
         Raises:
             ToolError: Nobody could tell what became of it.
         """
-        return await self.run(prepared, context, most=most)
+        ended = await self._log.result(context.call, prepared.tool.spec.name)
+        return ToolResult(ended.content, ended.status, ended.images, ended.details, hash=ended.blob, size=ended.size)
 
 
 class Sealed:

@@ -49,4 +49,4 @@ def respec(events: Sequence[Recorded], at: int, model: str, catalog: Catalog) ->
         people=old.people,
         key=old.key,
     )
-    return msgspec.structs.replace(catalog.spec(wish), agent=old.agent)
+    return msgspec.structs.replace(catalog.spec(wish), agent=old.agent, metadata=old.metadata)

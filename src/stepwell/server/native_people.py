@@ -128,12 +128,13 @@ def _queue_routes(router: APIRouter, service: RunService) -> None:
     @router.patch("/threads/{thread}/queue/{item}", tags=["people"])
     async def change_queued(request: Request, thread: ThreadId, item: Number, body: QueueChangeBody) -> Response:
         """Change what a waiting message says, or its place."""
-        owner = caller_of(request.scope).owner
-        if "content" in body.model_fields_set:
+        owner, given = caller_of(request.scope).owner, body.model_fields_set
+        if "content" in given:
             found = {each.seq: each.message for each in await queue.queue(service, owner, thread)}
             message = Message("user", body.content, found[item].images if item in found else ())
-            await queue.edit_queued(service, owner, thread, item, message)
-        if "before" in body.model_fields_set:
+            before = body.before if "before" in given else None
+            await queue.edit_queued(service, owner, thread, item, message, before)
+        else:
             await queue.move_queued(service, owner, thread, item, body.before)
         return await queued(owner, thread)
 

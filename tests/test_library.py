@@ -10,7 +10,7 @@ from base64 import b64decode
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import msgspec
 import pytest
@@ -731,3 +731,27 @@ def test_a_run_that_is_over_is_out_of_memory_at_once() -> None:
 
 def adds_once(request: ModelRequest) -> Answer:
     return reply("3") if request.messages[-1].role == "tool" else reply("", call("add", a=1, b=2))
+
+
+@pytest.mark.parametrize(
+    ("engine", "tasks", "named"), [("chats", None, "engine"), (None, None, "engine"), ("plan", 5, "tasks")]
+)
+def test_what_no_log_could_hold_is_refused_before_anything_is_stored(
+    tmp_path: Path, engine: Any, tasks: Any, named: str
+) -> None:
+    async def main() -> None:
+        path = tmp_path / "threads.db"
+        async with Agent(ScriptedModel([]), tasks=tasks, path=path) as agent:
+            with pytest.raises(ConfigError, match=named):
+                await agent.run("Hello.", engine=engine)
+            with pytest.raises(ConfigError, match=named):
+                await agent.send("Hello.", engine=engine)
+        assert not path.exists()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("name", "value"), [("language", "de"), ("ask", "maybe"), ("model", 5)])
+def test_an_argument_of_no_use_is_refused_by_its_name(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"`{name}` is .* not "):
+        Agent(**{name: value})

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stepwell import Agent, Answer, Rule, RunWaits, tool
-from stepwell.errors import Busy, Decided, NotFound
+from stepwell.errors import Busy, Decided, InputError, NotFound
 from stepwell.events import RunEnded, Steered, TextDelta, ToolEnded, ToolProgress
 from stepwell.models.scripted import Gate, ScriptedModel, call, reply
 from stepwell.tools.base import ToolContext
@@ -265,3 +265,23 @@ def test_a_question_that_is_over_before_somebody_answers_does_not_disturb_the_ru
             assert len(asked) == 1
 
     bounded(main)
+
+
+@pytest.mark.parametrize("said", [None, 1, {"approved": False}, []])
+def test_what_is_neither_yes_nor_no_approves_nothing(said: Any) -> None:
+    async def main() -> None:
+        async with Agent(sending(), tools=[send], approvals=ASKING, ask=lambda _: said) as agent:
+            with pytest.raises(InputError, match="`ask` returned"):
+                await agent.run("Send the report.")
+        assert SENT == []
+
+    asyncio.run(main())
+
+
+def test_a_policy_that_there_is_not_is_refused() -> None:
+    async def main() -> None:
+        async with Agent(ScriptedModel([])) as agent:
+            with pytest.raises(InputError, match="`policy` is one of queue, steer, interrupt, reject, not 'later'"):
+                await agent.send("Hello.", policy="later")  # type: ignore[arg-type]
+
+    asyncio.run(main())

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
-from stepwell.errors import Busy, RunFailed
+from stepwell.errors import Busy, ConfigError, RunFailed
 from stepwell.wiring.library import (
     Bounds,
     Endpoint,
@@ -148,6 +148,8 @@ class Agent:
         max_money: float | None = None,
         prices: Prices | None = None,
     ) -> None:
+        if not (ask is None or ask == "wait" or callable(ask)):
+            raise ConfigError(f'`ask` is a function, "wait" or None, not {ask!r}')
         self._ask: Ask | None = None if ask == "wait" else ask
         endpoint = Endpoint(base_url, api_key, window)
         manner = Manner(system, dialect, language, temperature, max_tokens)
@@ -180,12 +182,12 @@ class Agent:
             RunFailed: The run ended without an answer; the message says why, and `cause` is the log's word for it.
                 With the cause `invalid_output` the answer does not fit `output`.
             InputError: An image is none, or too large.
-            ConfigError: `output` describes no answer.
+            ConfigError: `output` describes no answer, or there is no such engine.
             NotFound: There is no such thread.
             Busy: The thread has an open run.
         """
-        form, service = None if output is None else answer_form(output), self._parts.service()
-        spec = with_output(self._parts.spec_for(engine), form)
+        form = None if output is None else answer_form(output)
+        spec, service = with_output(self._parts.spec_for(engine), form), self._parts.service()
         log = await service.begin(OWNER, user_message(prompt, images), spec, thread=thread)
         number = log.carried
         try:
@@ -259,10 +261,12 @@ class Agent:
             The run that it began; or where it waits (`queued`); or the open run that was told of it (`steered`).
 
         Raises:
+            ConfigError: There is no such engine.
+            InputError: There is no such policy.
             NotFound: There is no such thread.
             Busy: A run is open, and the policy is `reject`.
         """
-        service, spec = self._parts.service(), self._parts.spec_for(engine)
+        spec, service = self._parts.spec_for(engine), self._parts.service()
         return await send_message(service, OWNER, user_message(text), spec, thread, policy)
 
     async def queue(self, thread: str) -> list[Queued]:

@@ -66,3 +66,15 @@ def test_a_wrong_setting_of_a_file_is_named_with_its_place(tmp_path: Path) -> No
     file.write_text('[mcp.files]\ncommand = "x"\ntimout = 3\n')
     with pytest.raises(ConfigError, match=r"mcp\.files\.timout: there is no such setting"):
         load(file)
+
+
+def test_a_header_that_ends_in_a_line_break_is_sent_without_it_and_others_are_refused_without_their_value() -> None:
+    settings = McpSettings.model_validate({"url": "http://a/mcp", "headers_env": {"X-Key": "TOKEN"}})
+    assert settings.sent_headers({"TOKEN": "s3cret-key\n"}) == {"X-Key": "s3cret-key"}
+    assert "s3cret-key" in settings.secrets({"TOKEN": "s3cret-key\n"})
+    for value in ("s3cret\nkey", "s3cret\0key", "密钥-s3cret"):
+        with pytest.raises(
+            ConfigError, match=r"headers_env\.X-Key: the value holds a line break or another"
+        ) as refused:
+            settings.sent_headers({"TOKEN": value})
+        assert "s3cret" not in str(refused.value)

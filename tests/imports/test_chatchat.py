@@ -182,3 +182,8 @@ def test_an_id_that_is_no_text_is_told_and_no_crash(tmp_path: Path, row: str) ->
     (found,) = read(path)
     assert isinstance(found, Skipped)
     assert found.cause == "database"
+
+
+def test_a_time_with_a_zone_is_of_that_zone(tmp_path: Path) -> None:
+    rows = [("m1", "c1", "q", "a", "2023-11-01 18:00:01+08:00")]
+    assert talk(chatchat(tmp_path / "info.db", rows)).times == (MILLISECONDS + 1000,) * 2

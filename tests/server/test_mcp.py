@@ -21,6 +21,7 @@ from mcp.shared.exceptions import MCPError
 from stepwell.events import Answered
 from stepwell.questions import DECISIONS, QuestionKind
 from stepwell.runs.people import QuestionInfo
+from stepwell.server.mcp import sessions
 from stepwell.server.mcp.questions import Decided, decided, form_of
 from tests.support.endpoint import Cut, Endpoint, Reply, chunk, text, tool_calls
 from tests.support.server import WAIT, Server, scripted, serving
@@ -485,3 +486,29 @@ def test_hidden_characters_of_arguments_are_shown_and_what_has_no_plain_form_is_
     assert turned.message == r"Pay\u202e\u001b[2J?"
     assert form_of(question("question", form=NESTED)) is None
     assert form_of(question("result")) is None
+
+
+def test_sessions_that_clients_forgot_make_room_and_first_those_of_who_has_the_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with serving(tmp_path, auth="keys", mcp_server={"enabled": True, "sessions": 3}) as server:
+            eve = await server.key_for("eve")
+            ping = {"jsonrpc": "2.0", "id": 2, "method": "ping"}
+
+            async def begun(key: dict[str, str]) -> dict[str, str]:
+                headers = {**ACCEPT, **key}
+                async with server.session.post(f"{server.url}/mcp", json=HELLO, headers=headers) as response:
+                    assert response.status == 200
+                    return {**headers, "mcp-session-id": response.headers["mcp-session-id"]}
+
+            async def lives(session: dict[str, str]) -> bool:
+                return (await server.call("POST", "/mcp", json=ping, headers=session))[0] == 200
+
+            mine, first, second = await begun(server.headers()), await begun(eve), await begun(eve)
+            assert (await server.call("POST", "/mcp", json=HELLO, headers={**ACCEPT, **eve}))[0] == 503
+            monkeypatch.setattr(sessions, "UNUSED", 0.0)
+            third = await begun(eve)
+            assert [await lives(each) for each in (mine, first, second, third)] == [True, False, True, True]
+
+    asyncio.run(main())

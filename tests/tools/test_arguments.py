@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from stepwell.tools.arguments import PREVIEW, BadArguments, check, preview, read_object, takes
+from stepwell.tools.arguments import PREVIEW, TOLD, BadArguments, check, malformed, preview, read_object, takes
 
 BAD = {
     "truncated": ('{"query": "1+', "cut off"),
@@ -139,3 +139,22 @@ def test_a_missing_field_is_named() -> None:
 def test_a_tool_says_what_it_takes() -> None:
     assert takes(SCHEMA).startswith("It takes: city (string, required), days (integer), share (number), unit (c or f),")
     assert takes({"type": "object"}) == "It takes no fields."
+
+
+@pytest.mark.parametrize("wrong", [{"required": 5}, {"enum": 5}, {"anyOf": 5}, {"properties": [1]}, {"type": 5}])
+def test_a_schema_is_looked_at_wherever_a_reference_leads(wrong: dict[str, Any]) -> None:
+    for place in ("definitions", "x"):
+        schema = {"type": "object", "properties": {"a": {"$ref": f"#/{place}/A"}}, place: {"A": wrong}}
+        assert (malformed(schema) or "").startswith(f"#/{place}/A: `{next(iter(wrong))}` is ")
+        inside = {**schema, place: {"A": {"items": {"$ref": f"#/{place}/B"}}, "B": wrong}}
+        assert (malformed(inside) or "").startswith(f"#/{place}/B: ")
+    around = {"type": "object", "properties": {"a": {"$ref": "#/x/A"}}, "x": {"A": {"items": {"$ref": "#/x/A"}}}}
+    assert malformed(around) is None
+
+
+def test_a_union_without_end_is_told_in_a_line() -> None:
+    itself = {"properties": {"a": {"$ref": "#/$defs/N"}}, "$defs": {"N": {"anyOf": [{"$ref": "#/$defs/N"}] * 2}}}
+    assert takes(itself) == "It takes: a (any or any or any or any)."
+    steps: dict[str, Any] = {f"D{at}": {"anyOf": [{"$ref": f"#/$defs/D{at + 1}"}] * 9} for at in range(99)}
+    wide = {"properties": {f"field{at}": {"$ref": "#/$defs/D0"} for at in range(500)}, "$defs": steps}
+    assert len(takes(wide)) == TOLD

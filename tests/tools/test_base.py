@@ -825,3 +825,22 @@ def test_a_note_stands_before_the_result_of_its_call() -> None:
     box = Toolbox([shout])
     call = msgspec.structs.replace(prepared(box, "shout", {"text": "hi"}), note="Other arguments ran.")
     assert asyncio.run(box.run(call, context())) == ToolResult("Other arguments ran.\nHI")
+
+
+@pytest.mark.parametrize("effect", ["read", None, ["pure"]])
+def test_an_effect_that_no_log_could_hold_is_refused(effect: Any) -> None:
+    def look() -> str:
+        return "seen"
+
+    options: dict[str, Any] = {"effect": effect}
+    with pytest.raises(ConfigError, match=r"Tool `look`: `effect` is .*, none of \('pure', 'idempotent', 'write'\)"):
+        Toolbox([tool(**options)(look)])
+
+
+@pytest.mark.parametrize("options", [{"timeout": "5"}, {"output_limit": 2.5}, {"output_limit": "9"}, {"name": 5}])
+def test_options_of_another_type_are_refused_as_other_wrong_ones(options: Any) -> None:
+    def look() -> str:
+        return "seen"
+
+    with pytest.raises(ConfigError, match="Tool `"):
+        as_tool(tool(**options)(look))

@@ -131,6 +131,20 @@ def test_fields_in_rest_style_are_read() -> None:
     )
 
 
+def test_a_docstring_may_be_written_with_chinese_signs() -> None:
+    text = "查询天气。\n\n参数：\n    城市（字符串）：城市名\n    days（整数, 可选）: 天数\n返回：\n    文本"
+    assert read_docstring(text) == ("查询天气。", {"城市": "城市名", "days": "天数"})
+    assert read_docstring(":param 城市： 城市名") == ("", {"城市": "城市名"})
+
+
+def test_a_function_that_can_also_be_called_without_a_context_gets_it_all_the_same() -> None:
+    def f(a: int, context: ToolContext | None = None) -> None:
+        pass
+
+    parameters = read(f)
+    assert (parameters.injected, [*parameters.fields]) == ("context", ["a"])
+
+
 def test_a_docstring_without_a_summary_has_no_description() -> None:
     assert read_docstring("Args:\n    a: The first.") == ("", {"a": "The first."})
     assert read_docstring(":param a: The first.") == ("", {"a": "The first."})
@@ -313,3 +327,25 @@ def unknown(a: int, b: complex) -> None:
 def test_what_no_schema_can_say_is_refused_when_the_tool_is_made(function: Callable[..., Any], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         read(function)
+
+
+def test_what_a_partial_binds_by_name_is_neither_shown_nor_changed() -> None:
+    def send(to: str, *, key: str, times: int = 1) -> str:
+        """Send it."""
+        return f"{to} {key} {times}"
+
+    parameters = read(functools.partial(send, key="s3cret"))
+    assert list(parameters.schema["properties"]) == ["to", "times"]
+    assert "s3cret" not in str(parameters.schema)
+    with pytest.raises(BadArguments, match="unknown field `key`"):
+        parameters.parse({"to": "Ann", "key": "another"})
+
+
+@pytest.mark.parametrize("annotation", ["1 | int", "list[int", "functools.nothing"])
+def test_annotations_that_cannot_be_read_are_named_and_not_taken_for_none(annotation: str) -> None:
+    def f(a: int, context: ToolContext) -> None:
+        """Do it."""
+
+    f.__annotations__["a"] = annotation
+    with pytest.raises(ConfigError, match="annotations cannot be read"):
+        read(f)

@@ -94,10 +94,12 @@ class McpSettings(Section):
             own: The environment of this program.
 
         Raises:
-            ConfigError: A variable that holds one is not set.
+            ConfigError: A variable that holds one is not set, or one holds what no header can.
         """
-        found = {name: _value(own, variable, f"headers_env.{name}") for name, variable in self.headers_env.items()}
-        return {**{name: value.get_secret_value() for name, value in self.headers.items()}, **found}
+        told = {name: _header(value.get_secret_value(), f"headers.{name}") for name, value in self.headers.items()}
+        for name, variable in self.headers_env.items():
+            told[name] = _header(_value(own, variable, place := f"headers_env.{name}"), place)
+        return told
 
     def secrets(self, own: Mapping[str, str]) -> tuple[str, ...]:
         """Return what must stand in no message: values of variables and headers, and what the address says of itself.
@@ -114,10 +116,18 @@ class McpSettings(Section):
         parts = urlsplit(self.url)
         told += [parts.password or "", *(value for _, value in parse_qsl(parts.query))]
         told += [piece.partition("=")[2] for piece in parts.query.split("&")]  # as it is written
-        return tuple({each for each in told if len(each) >= SECRET})
+        return tuple({each for each in (*told, *map(str.strip, told)) if len(each) >= SECRET})
 
 
 def _value(own: Mapping[str, str], name: str, place: str) -> str:
     if not own.get(name):
         raise ConfigError(f"{place}: the variable {name} is not set; export the value in it")
     return own[name]
+
+
+def _header(value: str, place: str) -> str:
+    """Return a header's value as it is sent: without the line break that files and variables often end in."""
+    value = value.strip()
+    if not (value.isascii() and value.isprintable()):
+        raise ConfigError(f"{place}: the value holds a line break or another character that no header can hold")
+    return value

@@ -53,9 +53,6 @@ IMAGE_LIMIT = 20_000_000
 """Characters of an image's `data:` URL, as in a request."""
 
 _NAME = re.compile(r"[^A-Za-z0-9_-]")
-_ESCAPE = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
-)
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -316,11 +313,6 @@ def is_shown(url: str) -> bool:
 def is_dense(data: bytes) -> bool:
     """Tell whether JSON text has more values than conversations of its size ever have, before it is decoded."""
     return data.count(b"{") > OBJECTS_LIMIT or data.count(b",") > VALUES_LIMIT
-
-
-def mend(data: bytes) -> bytes:
-    """Return JSON text in which escapes of half a surrogate pair, which no text can hold, are those of U+FFFD."""
-    return _ESCAPE.sub(lambda found: b"\\ufffd" if found[1] else found[0], data)
 
 
 def milliseconds(seconds: float | None) -> int:

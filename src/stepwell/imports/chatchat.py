@@ -196,6 +196,7 @@ def _word(value: object) -> str:
 
 def _time(value: object) -> int:
     try:
-        return milliseconds(datetime.fromisoformat(str(value)).replace(tzinfo=UTC).timestamp())
+        found = datetime.fromisoformat(str(value))
+        return milliseconds((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
     except (ValueError, OverflowError):
         return 0

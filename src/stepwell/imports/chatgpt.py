@@ -28,10 +28,10 @@ from stepwell.imports.base import (
     Unfit,
     is_dense,
     is_shown,
-    mend,
     milliseconds,
 )
 from stepwell.messages import Image
+from stepwell.tools.json_text import mend
 
 JSON_LIMIT = 500_000_000
 """Bytes of one `conversations.json`, unpacked: it is held in memory."""

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from stepwell.imports.base import IMAGE, Builder, Called, Found, Skipped, Source, Unfit, is_dense, is_shown, mend
+from stepwell.imports.base import IMAGE, Builder, Called, Found, Skipped, Source, Unfit, is_dense, is_shown
 from stepwell.messages import Image
+from stepwell.tools.json_text import mend
 
 LINE_LIMIT = 100_000_000
 """Bytes of a line."""

@@ -21,6 +21,8 @@ MAX_COMPARED = 100_000
 """Parts of a schema that arguments are compared with, before it is given up: one may refer to itself in many ways."""
 PREVIEW = 800
 """Characters of the sent text that an answer to a bad call repeats at most."""
+TOLD = 1000
+"""Characters of what a tool takes that it tells at most."""
 
 Object = dict[str, Any]
 KINDS: Mapping[type, str] = MappingProxyType(
@@ -80,14 +82,24 @@ def check(schema: Object, value: Object) -> list[str]:
         return [str(error)]
 
 
-def malformed(schema: object, place: str = "", depth: int = 0) -> str | None:
+def malformed(schema: object) -> str | None:
     """Return where a JSON schema of a stranger is none that arguments can be compared with, and why; None if it is.
 
-    Args:
-        schema: As it came.
-        place: Where it stands in the whole.
-        depth: How deep that is.
+    What a `$ref` leads to is looked at wherever it stands.
     """
+    refs: list[str] = []
+    fault = _malformed(schema, "", 0, refs)
+    seen: set[int] = set()
+    while fault is None and refs:
+        ref = refs.pop()
+        found = _resolve(cast(Object, schema), ref)
+        if isinstance(found, dict) and id(cast(object, found)) not in seen:
+            seen.add(id(cast(object, found)))
+            fault = _malformed(cast(object, found), ref[-200:], 0, refs)
+    return fault
+
+
+def _malformed(schema: object, place: str, depth: int, refs: list[str]) -> str | None:
     if isinstance(schema, bool):
         return None
     where = place or "the schema"
@@ -99,21 +111,24 @@ def malformed(schema: object, place: str = "", depth: int = 0) -> str | None:
             return f"{where}: `{keyword}` is {_kind(rules[keyword])}"
     if not all(isinstance(name, str) for name in rules.get("required", ())):
         return f"{where}: `required` holds more than names"
+    if "$ref" in rules:
+        refs.append(rules["$ref"])
     inner = [(f"{place}.{name}".lstrip("."), each) for name, each in rules.get("properties", {}).items()]
     inner += [(f"{place}.{name}".lstrip("."), each) for name, each in rules.get("$defs", {}).items()]
     inner += [(f"{where}: {keyword}", each) for keyword in _COMBINED for each in rules.get(keyword, ())]
     inner += [(f"{place}[]", rules["items"])] if "items" in rules else []
-    return next((fault for name, each in inner if (fault := malformed(each, name[-200:], depth + 1))), None)
+    return next((fault for name, each in inner if (fault := _malformed(each, name[-200:], depth + 1, refs))), None)
 
 
 def takes(schema: Object) -> str:
-    """Say in one line which fields a tool takes, for the answer to a bad call."""
-    required = schema.get("required", ())
-    fields = [
-        f"{name} ({_type_name(each, schema)}{', required' if name in required else ''})"
-        for name, each in cast(Object, schema.get("properties", {})).items()
-    ]
-    return f"It takes: {', '.join(fields)}." if fields else "It takes no fields."
+    """Say in one line which fields a tool takes, for the answer to a bad call; of very many the first."""
+    fields: list[str] = []
+    for name, each in cast(Object, schema.get("properties", {})).items():
+        required = ", required" if name in schema.get("required", ()) else ""
+        fields.append(f"{name} ({_type_name(each, schema)}{required})")
+        if sum(map(len, fields)) > TOLD:
+            break
+    return f"It takes: {', '.join(fields)}."[:TOLD] if fields else "It takes no fields."
 
 
 _COMBINED = ("anyOf", "oneOf", "allOf")
@@ -220,14 +235,16 @@ def _kind(value: object) -> str:
     return name if value is None else f"{'an' if name[0] in 'aio' else 'a'} {name}"
 
 
-def _type_name(schema: object, root: Object) -> str:
+def _type_name(schema: object, root: Object, depth: int = 0) -> str:
     rules = cast(Object, schema) if isinstance(schema, dict) else {}
     if isinstance(ref := rules.get("$ref"), str) and isinstance(named := _resolve(root, ref), dict):
         rules = cast(Object, named)
-    if "anyOf" in rules:
-        return " or ".join(_type_name(each, root) for each in cast(list[object], rules["anyOf"]))
+    if "anyOf" in rules and depth < 2:  # a union may refer to itself
+        choices = cast(list[object], rules["anyOf"])[:20]
+        return " or ".join(_type_name(each, root, depth + 1) for each in choices)[:TOLD]
     found = rules.get("enum") or rules.get("type") or "any"
-    return " or ".join(map(str, cast(list[object], found))) if isinstance(found, list) else str(found)
+    named = " or ".join(map(str, cast(list[object], found))) if isinstance(found, list) else str(found)
+    return named[:TOLD]
 
 
 def _faults(schema: Any, value: object, path: str, walk: _Walk, depth: int) -> Iterable[str]:

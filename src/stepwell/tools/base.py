@@ -12,7 +12,8 @@ import inspect
 import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from types import UnionType
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import msgspec
 
@@ -31,6 +32,7 @@ Complete = Callable[[str], Awaitable[str]]
 """Asks the agent's model one plain question and returns its answer."""
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_EFFECTS: tuple[str, ...] = get_args(Effect)
 
 
 class Archive(Protocol):
@@ -131,11 +133,11 @@ class FunctionTool:
     def __init__(self, function: Callable[..., Any], options: Options) -> None:
         name = options.name or getattr(function, "__name__", "")
         where = f"Tool `{name or repr(function)}`"
-        if not _NAME.fullmatch(name):
+        if not (_is(name, str) and _NAME.fullmatch(name)):
             raise ConfigError(f"{where}: a name is 1 to 64 of a-z, A-Z, 0-9, _ and -; set `name` in the decorator.")
-        if not options.timeout > 0:
+        if not (_is(options.timeout, int | float) and options.timeout > 0):
             raise ConfigError(f"{where}: `timeout` is {options.timeout}; it must be more than 0 seconds.")
-        if options.output_limit < 1:
+        if not (_is(options.output_limit, int) and options.output_limit >= 1):
             raise ConfigError(f"{where}: `output_limit` is {options.output_limit}; it must be at least 1 character.")
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise ConfigError(f"{where}: a generator returns no result; return it whole and report with `progress`.")
@@ -241,6 +243,8 @@ class Toolbox:
         for each in map(as_tool, tools):
             if each.spec.name in self._tools:
                 raise ConfigError(f"Two tools are named `{each.spec.name}`; rename one of them.")
+            if each.effect not in _EFFECTS:  # no log that holds another could be read again
+                raise ConfigError(f"Tool `{each.spec.name}`: `effect` is {each.effect!r}, none of {_EFFECTS}.")
             self._tools[each.spec.name] = each
         self.names = tuple(self._tools)
         self.specs = ToolSpecs(each.spec for each in self._tools.values())
@@ -277,7 +281,7 @@ class Toolbox:
         except BadArguments as error:
             content = (
                 f"Not run: the arguments of {tool.spec.name} are wrong: {str(error)[:2000]}. "
-                f"{takes(tool.spec.parameters)[:1000]} Sent was: {preview(call.arguments)}"
+                f"{takes(tool.spec.parameters)} Sent was: {preview(call.arguments)}"
             )
             return ToolResult(clean(content), "invalid")
 
@@ -380,6 +384,11 @@ def _is_async(function: Callable[..., Any]) -> bool:
     if inspect.iscoroutinefunction(function):
         return True
     return not inspect.isroutine(function) and inspect.iscoroutinefunction(type(function).__call__)
+
+
+def _is(value: object, kind: type | UnionType) -> bool:
+    """Tell whether somebody who heeds no types gave the right one."""
+    return isinstance(value, kind)
 
 
 def _timed_out(tool: Tool) -> ToolResult:

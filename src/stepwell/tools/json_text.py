@@ -1,12 +1,18 @@
 """What of a JSON text stands outside its texts, told piece by piece and without taking it apart.
 
 Values cost time when JSON is taken apart, and bytes of texts hardly any: whoever bounds what comes from outside counts
-here first. It checks nothing: what is no JSON is refused by whoever reads it.
+here first. It checks nothing: what is no JSON is refused by whoever reads it. It mends what no text can hold.
 """
 
 from __future__ import annotations
 
+import re
+
 _MARKS = (b",", b"{", b"[")
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def marks(data: bytes) -> int:
@@ -42,3 +48,10 @@ class OutsideTexts:
         outside = b"".join(pieces[self._in_text :: 2])
         self._in_text ^= not len(pieces) % 2
         return outside
+
+
+def mend(data: bytes) -> bytes:
+    """Return JSON text in which escapes of half a surrogate pair, which no text can hold, are those of U+FFFD."""
+    if not _HALF.search(data):
+        return data
+    return _ESCAPE.sub(lambda found: b"\\ufffd" if found[1] else found[0], data)

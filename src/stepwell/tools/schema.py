@@ -10,7 +10,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, cast, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 import msgspec
 
@@ -18,10 +18,10 @@ from stepwell.errors import ConfigError
 from stepwell.tools.arguments import BadArguments, Object
 
 REF = "#/$defs/{name}"
-_SECTION = re.compile(r"(Args|Arguments|Parameters):\s*$")
-_ENTRY = re.compile(r"(\s+)\*{0,2}(\w+)(?:\s*\(.*?\))?:\s*(.*)$")
-_FIELD = re.compile(r":(?:param|parameter|arg)\s+(?:[^:]*\s)?(\w+):\s*(.*)$")
-_HEADING = re.compile(r"(:\w+.*:|[A-Z]\w+:\s*$)")
+_SECTION = re.compile(r"(Args|Arguments|Parameters|参数)[:：]\s*$")
+_ENTRY = re.compile(r"(\s+)\*{0,2}(\w+)(?:\s*[(（].*?[)）])?[:：]\s*(.*)$")
+_FIELD = re.compile(r":(?:param|parameter|arg)\s+(?:[^:]*\s)?(\w+)[:：]\s*(.*)$")
+_HEADING = re.compile(r"(:\w+.*[:：]|[A-Z]\w+:\s*$|(参数|返回)[:：]\s*$)")
 _PLACE = re.compile(r"(.*) - at `\$(.*)`$", re.DOTALL)
 _NOT_FINITE = re.compile(r"\s*[+-]?(nan|inf|infinity)\s*$", re.IGNORECASE)
 
@@ -100,6 +100,8 @@ class Parameters:
 def read_function(function: Callable[..., Any], injected: type, where: str) -> Parameters:
     """Read a function's signature, annotations and docstring.
 
+    What a partial binds by name is left out of the schema: it is not the model's to see or to change.
+
     Args:
         function: The function, method, partial or callable object.
         injected: A parameter of this type is left out of the schema.
@@ -110,13 +112,16 @@ def read_function(function: Callable[..., Any], injected: type, where: str) -> P
     """
     target = _target(function)
     hints = _hints(target, where)
+    bound = _bound(function)
     fields: dict[str, Field] = {}
     context = ""
     for name, each in inspect.signature(function).parameters.items():
+        if name in bound:
+            continue
         if each.kind not in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY):
             raise ConfigError(f"{where}: a model cannot fill `{each}`; give each parameter a name of its own.")
         hint = hints.get(name, Any)
-        if hint is injected:
+        if hint is injected or injected in get_args(hint):
             context = name
         else:
             fields[name] = Field(Any if hint is object else hint, each.default)
@@ -176,13 +181,19 @@ def _target(function: Callable[..., Any]) -> Callable[..., Any]:
     return function if inspect.isroutine(function) else type(function).__call__
 
 
+def _bound(function: object) -> Iterable[str]:
+    return cast("functools.partial[Any]", function).keywords if isinstance(function, functools.partial) else ()
+
+
 def _hints(target: Callable[..., Any], where: str) -> dict[str, Any]:
     try:
         return get_type_hints(target, include_extras=True)
     except NameError as error:
         raise ConfigError(f"{where}: {error}; import the type where the function is defined.") from None
-    except TypeError:
-        # A built-in function has no annotations.
+    except (TypeError, AttributeError, SyntaxError) as error:
+        if getattr(target, "__annotations__", None):
+            raise ConfigError(f"{where}: its annotations cannot be read: {error}") from None
+        # A built-in function has none.
         return {}
 
 

@@ -153,6 +153,7 @@ class LibraryParts:
         """Return how a run of an engine goes.
 
         Raises:
+            ConfigError: There is no such engine, or the options of its tasks are wrong.
             InputError: Under a limit of money something of the run has no known price.
         """
         spec = self.spec
@@ -160,6 +161,7 @@ class LibraryParts:
             import msgspec
 
             spec = msgspec.structs.replace(spec, engine=engine, tasks=self._tasks, versions=self._versions(engine))
+            _check_kept(spec)
         if spec.limits.money is not None:
             from stepwell.agent.accounts import check_money
 
@@ -276,6 +278,8 @@ def library_parts(
     may = _may(bounds, adapter)
     spec = msgspec.structs.replace(plain, tools=toolbox.names, context=context, **talk, **may)
     _check_kept(spec)
+    if spec.language not in ("en", "zh"):
+        raise ConfigError(f"`language` is en or zh, not {spec.language!r}")
     summing = helper if helpers.summaries else None
     return LibraryParts(adapter, toolbox, spec, path, summing, seeing, bounds.tasks or TaskOptions())
 
@@ -332,6 +336,8 @@ def _options(summaries: bool, image_model: bool) -> AgentOptions:
 
 def _library_model(model: str | Model, base_url: str, api_key: str, window: int | None) -> Model:
     if not isinstance(model, str):
+        if not callable(getattr(model, "stream", None)):
+            raise ConfigError(f"`model` is a name or a `Model`, not {type(model).__name__}")
         return model
     if base_url:
         from stepwell.models.openai import OpenAIModel

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from stepwell.errors import Decided, Expired, InputError, RunWaits
 
@@ -71,6 +71,8 @@ def answer_of(question: QuestionInfo, said: Said) -> Answer:
         return said
     if isinstance(said, str):
         return Answer("answer" if question.kind in ("question", "elicitation") else "done", said)
+    if said is not True and said is not False:  # what is merely true approves nothing
+        raise InputError(f"`ask` returned {type(said).__name__}; return True, False, a text or an `Answer`.", "ask")
     first, second = {"approval": ("approve", "deny"), "confirm": ("approve", "deny")}.get(
         question.kind, ("continue", "stop")
     )
@@ -201,7 +203,15 @@ async def newest_plan(service: RunService, owner: str, thread: str) -> TaskView 
 async def send_message(
     service: RunService, owner: str, message: Message, spec: RunSpec, thread: str, policy: Policy | None
 ) -> RunRef:
-    """Say something in a thread, whether a run is open or not; see `RunService.start`."""
+    """Say something in a thread, whether a run is open or not; see `RunService.start`.
+
+    Raises:
+        InputError: There is no such policy.
+    """
+    from stepwell.events import Policy
+
+    if policy is not None and policy not in (known := get_args(Policy)):
+        raise InputError(f"`policy` is one of {', '.join(known)}, not {policy!r}.", "policy")
     return await service.start(owner, message, spec, thread=thread, policy=policy or "")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+from langchain.agents import create_agent
 from langchain.agents.middleware import ToolRetryMiddleware
 from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda, RunnableParallel
@@ -652,3 +653,61 @@ def test_a_synchronous_agent_that_blocks_the_loop_is_recorded_afterwards(monkeyp
 def test_a_recorder_is_made_where_its_service_works() -> None:
     with pytest.raises(ConfigError, match="async function"):
         StepwellRecorder(RunService(MemoryStore(), lambda spec: OutsideEngine()))
+
+
+@pytest.mark.parametrize(
+    "used",
+    [
+        {"input_tokens": None, "output_tokens": 2.5, "total_tokens": None},
+        {"input_tokens": -1, "output_tokens": 2**70, "total_tokens": 0, "input_token_details": None},
+    ],
+)
+def test_counts_that_are_none_do_not_stop_a_run(used: Any) -> None:
+    async def main(made: RunService) -> None:
+        reply = AIMessage("Hello.")
+        reply.usage_metadata = used
+        recorder = StepwellRecorder(made, OWNER)
+        model = Says(replies=[reply], disable_streaming=True)
+        assert (await model.ainvoke("Hi.", given(recorder))).content == "Hello."
+        events, _ = await logged(made, recorder)
+        assert only(events, MessageEnded)[0].usage == Usage()
+        assert only(events, RunEnded)[0].reason == "answer"
+
+    bounded(main)
+
+
+def test_ids_and_names_that_no_store_holds_are_mended() -> None:
+    async def main(made: RunService) -> None:
+        call = {"name": "ad\ud800d", "args": {"a": 1, "b": 2}, "id": "c\ud800\0"}
+        model = Says(replies=[AIMessage("", tool_calls=[call]), AIMessage("3.")], disable_streaming=True)
+        recorder = StepwellRecorder(made, OWNER, agent="a\0b")
+        made_of: Any = create_agent(model, [add])
+        await made_of.ainvoke(user("1 + 2?"), given(recorder))
+        events, _ = await logged(made, recorder)
+        assert only(events, MessageEnded)[0].message.calls[0].id == "c\ufffd\ufffd"
+        assert only(events, ToolEnded)[0].call == "c\ufffd\ufffd"
+        assert only(events, RunEnded)[0].reason == "answer"
+
+    bounded(main)
+
+
+def test_an_input_that_is_nested_without_end_does_not_stop_a_run() -> None:
+    async def main(made: RunService) -> None:
+        nested: list[Any] = []
+        for _ in range(5000):
+            nested = [nested]
+        recorder = StepwellRecorder(made, OWNER)
+        await RunnableLambda(lambda _: "done").ainvoke({"input": nested}, given(recorder))
+        events, _ = await logged(made, recorder)
+        assert only(events, MessageAdded)[0].message.content == "[list that is nested too deep]"
+
+    bounded(main)
+
+
+@pytest.mark.parametrize("wrong", [{"agent": None}, {"language": "de"}])
+def test_what_no_log_could_hold_is_refused(wrong: Any) -> None:
+    async def main(made: RunService) -> None:
+        with pytest.raises(ConfigError, match="`agent` is a name, and `language` is `en` or `zh`"):
+            StepwellRecorder(made, OWNER, **wrong)
+
+    bounded(main)

@@ -120,6 +120,11 @@ def test_no_path_leads_out_of_the_workspace(workspace: Path, path: str) -> None:
     assert sorted(os.listdir(workspace)) == ["loop", "out", "outfile", "self"]
 
 
+def test_a_name_with_a_line_break_is_one_line_of_a_listing(workspace: Path) -> None:
+    (workspace / "a\n[only a part is shown]\x1b[31m").write_text("x")
+    assert use(workspace, "list_files").content == "a\\x0a[only a part is shown]\\x1b[31m (1 bytes)"
+
+
 @pytest.mark.parametrize("path", ["..%2fsecret", "CON", "...", "..x", "a b", "-rf", "$(id)", "文件.txt", "😀", "x."])
 def test_odd_names_that_lead_nowhere_else_are_names(workspace: Path, path: str) -> None:
     before = outside(workspace)

@@ -393,7 +393,12 @@ def test_an_error_of_http_or_another_page_fails_in_words(tmp_path: Path) -> None
 
     async def main() -> None:
         async with answering(answer) as url, kept("", tmp_path, url=url) as server:
-            for words in ("error response", "Unexpected content type", "parse", "not followed"):
+            for words in (
+                "error response",
+                "Unexpected content type",
+                "but its answer cannot be read",
+                "not followed",
+            ):
                 failed = await server.call("say")
                 assert failed.status == "failed"
                 assert words in failed.content
@@ -405,5 +410,20 @@ def test_an_address_that_is_no_server_of_mcp_is_told_in_words(tmp_path: Path) ->
     async def main() -> None:
         async with serving(None) as url, kept("", tmp_path, url=url, start=False) as server:
             assert (await server.started()).startswith("it refuses the handshake: ")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("media", ["application/json", "text/event-stream"])
+def test_half_a_letter_in_an_answer_is_replaced(tmp_path: Path, media: str) -> None:
+    async def answer(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        result = {"content": [{"type": "text", "text": "half \ud83d"}]}
+        came = json.dumps({"jsonrpc": "2.0", "id": body["id"], "result": result})
+        text = f"event: message\ndata: {came}\n\n" if media == "text/event-stream" else came
+        return web.Response(text=text, content_type=media)
+
+    async def main() -> None:
+        async with answering(answer) as url, kept("", tmp_path, url=url) as server:
+            assert (await server.call("say")).content == "half \ufffd"
 
     asyncio.run(main())

@@ -109,6 +109,8 @@ def test_schema_and_hints_are_pinned_as_descriptions_are() -> None:
         ("a", {"type": "object", "properties": []}, "not that of an object"),
         ("a", {"type": "object", "required": [1]}, "cannot be used"),
         ("a", {"type": "object", "description": "x" * 60_000}, "more than 50000 bytes"),
+        ("a", {"type": "object", "properties": {"x\u200b": {}}}, r"hides characters in x\\u200b"),
+        ("a", {"type": "object", "properties": {"x": {"enum": ["\U000e0041"]}}}, r"hides characters in \\U000e0041"),
     ],
 )
 def test_a_tool_that_no_model_could_be_told_of_is_refused_in_words(name: str, schema: Any, why: str) -> None:
@@ -128,6 +130,13 @@ def test_names_and_effects_are_as_the_settings_say() -> None:
 
 def test_hidden_characters_of_a_description_are_shown() -> None:
     assert define("a", "Read\u200b \U000e0041it.", NONE, (False, False)).description == r"Read\u200b \U000e0041it."
+
+
+def test_hidden_characters_of_a_schema_are_shown_where_they_are_only_read() -> None:
+    field = {"type": "string", "description": "A\u200bll.\r\n", "default": "\r\n", "examples": ["\u200bx", "中文 é"]}
+    made = define("a", "", {"type": "object", "title": "\u202eT", "properties": {"x": field}}, (False, False))
+    shown = {"description": "A\\u200bll.\n", "examples": ["\\u200bx", "中文 é"]}
+    assert made.parameters == {"type": "object", "title": "\\u202eT", "properties": {"x": {**field, **shown}}}
 
 
 @pytest.mark.parametrize("text", ["{", '{"servers": 3}', '{"version": 2}', "\xff"])

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from stepwell.errors import ToolError
-from stepwell.tools.mcp.base import MOST_TOOLS
+from stepwell.tools.mcp.base import MOST_TOOLS, ServerSpec
 from stepwell.tools.mcp.pace import MOST_PARTS
 from tests.support.mcp_clients import BASIC, holdups, kept, listen, living, logged
 from tests.support.mcp_sdk_server import COMMAND
@@ -376,3 +376,26 @@ def test_a_server_can_be_closed_while_it_starts_and_twice(tmp_path: Path) -> Non
 
     asyncio.run(main())
     assert living() <= before
+
+
+HALF = '{"content": [{"type": "text", "text": "half \\ud83d"}]}'
+"""What servers send that cut a text in the middle of a letter."""
+
+
+def test_half_a_letter_in_an_answer_is_replaced_and_what_cannot_be_read_fails_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with kept("plain", tmp_path, timeout=60.0) as server:
+            assert (await server.call("raw", {"text": HALF})).content == "half \ufffd"
+            deep = await server.call("raw", {"text": '{"structuredContent":' + '{"a":' * 300 + "1" + "}" * 301})
+            assert deep.status == "failed"
+            assert deep.content == "The call reached the MCP server s, but its answer cannot be read."
+            assert (await server.call("say", {"text": "x"})).content == "x"
+
+    asyncio.run(main())
+
+
+def test_a_secret_that_stands_where_a_text_is_cut_is_not_told_in_part(tmp_path: Path) -> None:
+    spec = ServerSpec(name="s", secrets=("k3y-" + "0123456789" * 4,))
+    for before in range(60):
+        said = spec.plain("x" * before + spec.secrets[0] * 400, 300)
+        assert set(said) <= {"x", "*"}

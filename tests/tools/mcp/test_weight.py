@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stepwell.tools.mcp.weight import ENDS, MOST_VALUES, Parts, Weight
+from stepwell.tools.mcp.weight import ENDS, LARGE, MOST_VALUES, Parts, Weight, answers, legible
 
 BUSY: dict[str, Any] = {
     "a": ['"', "\\", '\\"', "{,[", "\n", "x" * 50],
@@ -91,3 +91,25 @@ def test_whom_a_message_that_is_too_much_answers_is_told_from_its_ends(
     assert (parts.answers(), parts.says()) == (id, says)
     assert parts.whole() == b""
     assert ENDS < len(data)
+
+
+def test_what_no_text_can_hold_is_replaced_and_a_mark_of_bytes_is_taken_off() -> None:
+    assert (
+        legible(b'\xef\xbb\xbf{"a": "\\ud83d\\ude00 \\ud83d \xe4\xb8"}')
+        == '{"a": "\\ud83d\\ude00 \\ufffd \ufffd"}'.encode()
+    )
+    assert legible(b"\\ud83d" * LARGE) == b"\\ud83d" * LARGE
+
+
+@pytest.mark.parametrize(
+    ("data", "id"),
+    [
+        (b'{"jsonrpc":"2.0","id":3,"result":{{', 3),
+        (b'{"id": "x", "jsonrpc": "2.0", "error": 5}', "x"),
+        (b'{"message":"called","id":3}', None),
+        (b'{"jsonrpc":"2.0","id":3,"method":"ping"', None),
+        (b"done", None),
+    ],
+)
+def test_what_cannot_be_read_answers_whom_its_beginning_names(data: bytes, id: int | str | None) -> None:
+    assert answers(data) == id

@@ -28,6 +28,8 @@ STOPS: Mapping[str, StopReason] = {
 """What providers call the ends that are not plain."""
 
 ANSWER_KEYS = ("structured_response", "output", "answer", "result", "text", "content")
+MOST_TOKENS = 1 << 53
+"""Tokens from which on a count is none; those of some providers are nothing, or fractions."""
 ASKED_KEYS = ("input", "question", "query", "text", "content")
 
 
@@ -74,6 +76,8 @@ def shown(value: object) -> str:
         return json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):
         return str(value)
+    except RecursionError:
+        return f"[{type(value).__name__} that is nested too deep]"
 
 
 def messages_in(value: object) -> list[BaseMessage]:
@@ -199,11 +203,12 @@ def _calls(reply: AIMessage) -> tuple[ToolCall, ...]:
 
 
 def _usage(reply: BaseMessage) -> Usage | None:
-    used = reply.usage_metadata if isinstance(reply, AIMessage) else None
+    used = _mapping(reply.usage_metadata) if isinstance(reply, AIMessage) else None
     if not used:
         return None
-    cached = used.get("input_token_details", {}).get("cache_read", 0)
-    return Usage(used["input_tokens"], used["output_tokens"], cached or 0)
+    details = _mapping(used.get("input_token_details")) or {}
+    told = used.get("input_tokens"), used.get("output_tokens"), details.get("cache_read")
+    return Usage(*(each if isinstance(each, int) and 0 < each < MOST_TOKENS else 0 for each in told))
 
 
 def results_in(outputs: object) -> list[ToolMessage]:

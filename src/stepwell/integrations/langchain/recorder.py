@@ -19,6 +19,7 @@ from stepwell.integrations.langchain.outlet import Home, home
 from stepwell.integrations.langchain.places import Place, StreamingHandler
 from stepwell.integrations.langchain.reading import Piece, pieces_of, text_of, thinking_of
 from stepwell.integrations.langchain.recording import Recording, Request, Where
+from stepwell.messages import clean
 from stepwell.runs.service import RunService
 
 
@@ -41,7 +42,7 @@ class StepwellRecorder(StreamingHandler):
         run: Number of the newest run; 0 before the first.
 
     Raises:
-        ConfigError: It was not made inside the loop in which the service works.
+        ConfigError: It was not made inside the loop in which the service works, or an argument is wrong.
     """
 
     raise_error = True
@@ -59,8 +60,10 @@ class StepwellRecorder(StreamingHandler):
         loop = home()
         if loop is None:
             raise ConfigError("StepwellRecorder: make it in an async function, in the loop that the service works in.")
+        if type(agent) is not str or language not in ("en", "zh"):  # what is stored must be read again
+            raise ConfigError("StepwellRecorder: `agent` is a name, and `language` is `en` or `zh`.")
         self._home, self._turn = Home(loop), asyncio.Lock()
-        self._where = Where(service, owner, agent, language)
+        self._where = Where(service, owner, clean(agent), language)
         self._recordings: dict[UUID, Recording] = {}
         self.thread, self.run = thread, 0
 

@@ -213,7 +213,7 @@ class Recording:
 
     def _own(self, state: AgentState, call: ToolCall, number: int) -> ToolCall:
         """Return a call with an id that the thread does not have yet."""
-        id = call.id or f"call_{number}"
+        id = clean(call.id) or f"call_{number}"
         while state.has_call(id) or (id in self._ids.values() and self._ids.get(call.id) != id):
             id += "_"
         self._ids[call.id] = id
@@ -258,7 +258,7 @@ class Recording:
         self._check()
         self._tools[id] = (call, f"{name}({clean(shown(given))})")
         if call:
-            await self._record_call(ToolStarted(call, name, "write", threaded))
+            await self._record_call(ToolStarted(call, clean(name), "write", threaded))
             self._check()
 
     async def tool_ended(self, id: UUID, output: object) -> None:
@@ -281,7 +281,7 @@ class Recording:
 
     async def _warn(self, detail: str) -> None:
         """Record a tool that ran although no recorded reply asked for it."""
-        await self._record(lambda state, run: [Warned("tool_without_call", detail)], check=False)
+        await self._record(lambda state, run: [Warned("tool_without_call", clean(detail))], check=False)
 
     def tool_inside(self, tool: UUID, name: str, given: Mapping[str, object] | str) -> None:
         """Show that a tool runs inside another."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any, TypeVar
 
+import anyio
 import mcp_types as types
-from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, AuthorizationContext
 from mcp.server.auth.provider import AccessToken
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
+from mcp.server.streamable_http import StreamableHTTPServerTransport
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -32,7 +36,32 @@ R = TypeVar("R")
 MOST_BODY = 4 << 20
 """Bytes of a request: nothing that clients send is as long, and nobody else is heard while one is taken apart."""
 
+UNUSED = 10.0
+"""Seconds for which a session was not used that may be closed to make room."""
+
 _log = logging.getLogger("stepwell.server")
+
+
+class _Manager(StreamableHTTPSessionManager):
+    """The SDK's, in which sessions that clients forgot keep nobody out."""
+
+    def _admit_session(self, requestor: AuthorizationContext | None) -> StreamableHTTPServerTransport | None:
+        made = super()._admit_session(requestor)
+        if made is None and (left := self._unused()) is not None:
+            self._session_owners.pop(left, None)
+            if (scope := self._server_instances.pop(left).idle_scope) is not None:
+                scope.cancel()
+            made = super()._admit_session(requestor)
+        return made
+
+    def _unused(self) -> str | None:
+        """Return the session that was not used for longest, of the owner who has the most of such."""
+        latest = anyio.current_time() + (self.session_idle_timeout or 0.0) - UNUSED
+        ends = {id: each.idle_scope.deadline for id, each in self._server_instances.items() if each.idle_scope}
+        ends = {id: end for id, end in ends.items() if end <= latest and not math.isinf(end)}
+        owners = {id: self._session_owners[id]["client_id"] for id in ends}
+        held = Counter(owners.values())
+        return max(ends, key=lambda id: (held[owners[id]], -ends[id]), default=None)
 
 
 @asynccontextmanager
@@ -57,7 +86,7 @@ async def sessions(config: Config, service: RunService, catalog: Catalog) -> Asy
         on_list_resource_templates=_told(threads.templates),
         on_read_resource=_told(threads.read),
     )
-    manager = StreamableHTTPSessionManager(
+    manager = _Manager(
         server,
         session_idle_timeout=config.mcp_server.idle,
         max_sessions=config.mcp_server.sessions,

@@ -44,17 +44,24 @@ def too_large() -> ToolError:
     return ToolError(f"The result is too large: the limit is {MAX_BITS:,} bits, about 3,010 digits.")
 
 
+def too_small() -> ToolError:
+    """Return the error for a number that is not 0 and would be shown as 0."""
+    return ToolError("The result is too close to 0 to be shown.")
+
+
 def checked(value: Number) -> Number:
     """Return a result in its simplest form.
 
     Raises:
-        ToolError: It is too large or no number.
+        ToolError: It is too large, too close to 0 or no number.
     """
     if isinstance(value, Fraction):
         if value.denominator == 1:
             value = value.numerator
         elif max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
             value = float(value)
+            if not value:
+                raise too_small()
     if isinstance(value, int) and value.bit_length() > MAX_BITS:
         raise too_large()
     if isinstance(value, float) and not math.isfinite(value):
@@ -105,7 +112,10 @@ def power(base: Number, exponent: Number) -> Number:
         return Fraction(base) ** exponent
     if isinstance(base, int) and exponent > 0:
         raise too_large()
-    return _float_power(float(base), exponent)
+    # As a float the base would be off by a digit, and the result by as many times that as the exponent says.
+    context = Context(prec=EXACT_DIGITS, traps=[])
+    exact = context.divide(Decimal(base.numerator), Decimal(base.denominator))
+    return _not_zero(float(context.power(exact, exponent)))
 
 
 def factorial(value: Number) -> Number:
@@ -130,9 +140,12 @@ def _log2(value: int) -> float:
 def _float_power(base: float, exponent: float) -> float:
     if base < 0 and not float(exponent).is_integer():
         raise ToolError("A negative number to a broken power is not a real number.")
-    result = base**exponent
-    if base and not result:
-        raise ToolError("The result is too close to 0 to be shown.")
+    return _not_zero(base**exponent) if base else base**exponent
+
+
+def _not_zero(result: float) -> float:
+    if not result:
+        raise too_small()
     return result
 
 
@@ -169,12 +182,17 @@ def _round(value: Number, digits: Number = 0) -> Number:
     return -nearest if value < 0 else nearest
 
 
-def _logarithm(of: Callable[[float], float]) -> Callable[[Number], float]:
+def _logarithm(of: Callable[[float], float], base: float = math.e) -> Callable[[Number], float]:
     def apply(value: Number) -> float:
-        # Whole numbers may be larger than any float; their logarithms are not.
-        if isinstance(value, Fraction):
-            return of(value.numerator) - of(value.denominator)
-        return of(value)
+        if not isinstance(value, Fraction):
+            return of(value)
+        beside = value - 1
+        if abs(beside) < Fraction(1, 2):  # as a float it would lose the digits that count
+            return math.log1p(float(beside)) / math.log(base)
+        if Fraction(1, 1 << 1000) < value < 1 << 1000:
+            return of(float(value))
+        # It may be larger than any float; its logarithm is not.
+        return of(value.numerator) - of(value.denominator)
 
     return apply
 
@@ -183,7 +201,13 @@ _ln = _logarithm(math.log)
 
 
 def _log(value: Number, base: Number | None = None) -> Number:
-    return _ln(value) if base is None else _ln(value) / _ln(base)
+    if base is None:
+        return _ln(value)
+    result = _ln(value) / _ln(base)
+    whole = round(result)
+    # So that floor(log(1000, 10)) is 3, though the quotient is not quite.
+    near = abs(result - whole) < 1e-9 and not isinstance(value, float) and not isinstance(base, float)
+    return whole if near and power(base, whole) == value else result
 
 
 def _wave(of: Callable[[float], float]) -> Callable[[Number], float]:
@@ -284,8 +308,8 @@ FUNCTIONS: Mapping[str, Function] = MappingProxyType(
         "lcm": Function(2, _MANY, _lcm),
         "ln": Function(1, 1, _ln),
         "log": Function(1, 2, _log),
-        "log10": Function(1, 1, _logarithm(math.log10)),
-        "log2": Function(1, 1, _logarithm(math.log2)),
+        "log10": Function(1, 1, _logarithm(math.log10, 10)),
+        "log2": Function(1, 1, _logarithm(math.log2, 2)),
         "max": Function(1, _MANY, _max),
         "min": Function(1, _MANY, _min),
         "mod": Function(2, 2, _remainder),

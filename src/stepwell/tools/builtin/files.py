@@ -34,6 +34,7 @@ _ROOM = 200
 _PIECE = 1 << 16
 """Characters whose lines are counted at once."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _BIDIRECTIONAL = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
@@ -323,7 +324,7 @@ class _Walk:
         inside = entry.is_dir(follow_symlinks=False)
         if len(self.tests) in state:
             self.listed += 1
-            yield f"{prefix}{entry.name}{_note(entry, inside)}"
+            yield _CONTROLS.sub(_written, f"{prefix}{entry.name}{_note(entry, inside)}")
         if not inside or min(state) == len(self.tests):
             return
         if prefix.count("/") >= MAX_DEPTH:
@@ -335,6 +336,11 @@ class _Walk:
                 yield from self.below(descriptor, f"{prefix}{entry.name}/", state)
             finally:
                 os.close(descriptor)
+
+
+def _written(control: re.Match[str]) -> str:
+    """Write a control character out, so that a name is one line and does not look like several."""
+    return f"\\x{ord(control[0]):02x}"
 
 
 def _note(entry: os.DirEntry[str], inside: bool) -> str:

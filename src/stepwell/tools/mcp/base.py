@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import msgspec
 
@@ -44,6 +44,9 @@ Does = Literal["call", "list", "read"]
 """What a tool does at its server: it calls one there, or lists or reads resources."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_WORDS = ("description", "title", "$comment")
+"""Fields of a schema that are there to be read only."""
 
 
 class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,15 +86,20 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     def plain(self, text: str, limit: int = WORDS) -> str:
         """Return words of the server, or about it, fit for a message: bounded, nothing invisible, no secret."""
-        text = visible(self.struck(clean(text[: 4 * limit]))).strip()
+        told = self.struck(clean(text[: 4 * limit]))
+        if len(text) > 4 * limit:  # the beginning of a secret may stand at the cut
+            told = told[: -max(map(len, self._hidden()), default=0) or None]
+        text = visible(told).strip()
         return text if len(text) <= limit else text[: limit - 1] + "…"
 
     def struck(self, text: str) -> str:
         """Return a text without what stands in no message; a login is another each time that it is renewed."""
-        found = (*self.secrets, *(secrets_of(self.login) if self.login is not None else ()))
-        for secret in sorted(found, key=len, reverse=True):
+        for secret in sorted(self._hidden(), key=len, reverse=True):
             text = text.replace(secret, "***")
         return text
+
+    def _hidden(self) -> tuple[str, ...]:
+        return (*self.secrets, *(secrets_of(self.login) if self.login is not None else ()))
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,6 +184,7 @@ def define(name: str, description: str, parameters: dict[str, Any], hints: tuple
         raise ValueError("its schema is not that of an object")
     if fault := malformed(parameters):
         raise ValueError(f"its schema cannot be used: {fault}")
+    parameters = cast("dict[str, Any]", _shown(parameters))
     told = visible(clean(description[: MOST_DESCRIPTION + 1]))
     told = told if len(told) <= MOST_DESCRIPTION else told[: MOST_DESCRIPTION - 1] + "…"
     return Definition(
@@ -185,6 +194,28 @@ def define(name: str, description: str, parameters: dict[str, Any], hints: tuple
         read_only=hints[0],
         idempotent=hints[1],
     )
+
+
+def _shown(value: object, of: str = "") -> object:
+    """Return a part of a schema with nothing hidden in its words.
+
+    Raises:
+        ValueError: Something is hidden in what arguments are made of, such as names, which cannot be written out.
+    """
+    if isinstance(value, dict):
+        parts = cast("dict[str, object]", value)
+        return {cast(str, _shown(name)): _shown(each, name) for name, each in parts.items()}
+    if isinstance(value, list):
+        return [_shown(each, of) for each in cast("list[object]", value)]
+    if not isinstance(value, str) or (value.isascii() and value.isprintable()):
+        return value
+    if of in _WORDS:
+        return visible(clean(value.replace("\r\n", "\n")))
+    if (seen := _CONTROLS.sub("", value)) == visible(seen):
+        return value
+    if of in ("default", "examples"):
+        return visible(value)
+    raise ValueError(f"its schema hides characters in {visible(value[:80])}")
 
 
 def tool_name(server: str, tool: str) -> str:

@@ -29,7 +29,7 @@ from stepwell.tools.mcp.pace import Answering, Incoming
 from stepwell.tools.mcp.resources import content_of, list_of
 from stepwell.tools.mcp.results import result_of
 from stepwell.tools.mcp.stdio import over_stdio
-from stepwell.tools.mcp.weight import FORGOTTEN, NO_LOGIN, NOT_TAKEN
+from stepwell.tools.mcp.weight import FORGOTTEN, NO_LOGIN, NOT_READ, NOT_TAKEN
 
 ROUNDS = 10
 """Times that a server may ask before it answers a call (the SDK's own bound)."""
@@ -125,7 +125,8 @@ class Connection:
         Raises:
             ToolError: It does not answer as it should.
         """
-        return await offer_of(self._spec, self._session)
+        self._incoming.faulty.clear()
+        return await offer_of(self._spec, self._session, self._incoming.faulty)
 
     async def call(self, does: Does, tool: str, arguments: dict[str, Any], context: ToolContext) -> ToolResult:
         """Call a tool, or list or read resources.
@@ -225,6 +226,8 @@ class Connection:
             return Lost(f"The MCP server {name} has forgotten us.", sent=False)
         if code == NO_LOGIN:
             return ToolError(f"The MCP server {name} was not asked: {self._spec.plain(said)}.")
+        if code == types.PARSE_ERROR and said.startswith("Failed to parse "):  # so the SDK tells of an answer
+            code, said = NOT_TAKEN, NOT_READ
         if code == NOT_TAKEN:
             return ToolError(f"The call reached the MCP server {name}, but {self._spec.plain(said)}.")
         return Refused(f"The MCP server {name} refused the call: {self._spec.plain(said)}")

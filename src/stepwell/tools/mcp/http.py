@@ -34,6 +34,7 @@ from stepwell.tools.mcp.weight import (
     Parts,
     failure,
     is_message,
+    legible,
     told_of,
 )
 
@@ -175,7 +176,7 @@ class _Bounded(httpx2.AsyncBaseTransport):
                     break
         finally:
             await stream.aclose()
-        whole, fault = body.whole(), body.weight.fault
+        whole, fault = legible(body.whole()), body.weight.fault
         if len(whole) > LARGE:
             fault = fault if is_message(whole) else NO_MESSAGE
             await asyncio.sleep(0)

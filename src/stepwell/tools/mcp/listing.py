@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from stepwell.errors import ToolError
 from stepwell.tools.mcp.base import MOST_SCHEMAS, MOST_TOOLS, OWN, Definition, Offer, ServerSpec, define, tool_name
+from stepwell.tools.mcp.pace import fault_of
 
 PAGES = 20
 """Pages of a listing that are asked for."""
@@ -28,8 +29,13 @@ SAID = 300
 """Characters of what it says of a prompt."""
 
 
-async def offer_of(spec: ServerSpec, session: ClientSession) -> Offer:
+async def offer_of(spec: ServerSpec, session: ClientSession, faulty: Mapping[str, str]) -> Offer:
     """Ask a server what it offers.
+
+    Args:
+        spec: The server.
+        session: The SDK's session.
+        faulty: Why tools that come in are none, by name.
 
     Raises:
         ToolError: It does not answer as it should.
@@ -43,7 +49,7 @@ async def offer_of(spec: ServerSpec, session: ClientSession) -> Offer:
                 page = await session.list_prompts()
                 found = page.prompts[:MOST_PROMPTS]
                 prompts = {spec.plain(each.name, 64): spec.plain(each.description or "", SAID) for each in found}
-    tools, refused = await asyncio.to_thread(_usable, spec, listed, able.resources is not None)
+    tools, refused = await asyncio.to_thread(_usable, spec, listed, faulty, able.resources is not None)
     return Offer(tools, refused, able.resources is not None, prompts)
 
 
@@ -68,18 +74,18 @@ async def _tools(spec: ServerSpec, session: ClientSession, able: types.ServerCap
 def words_of(spec: ServerSpec, error: Exception) -> str:
     """Return what an error of the SDK says, fit for a message."""
     if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False)[0]
-        return spec.plain(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        return spec.plain(fault_of(error))
     return spec.plain(str(error) or type(error).__name__)
 
 
 def _usable(
-    spec: ServerSpec, listed: Mapping[str, types.Tool], resources: bool
+    spec: ServerSpec, listed: Mapping[str, types.Tool], faulty: Mapping[str, str], resources: bool
 ) -> tuple[dict[str, Definition], dict[str, str]]:
     """Return what can be used of a listing, and why the rest cannot."""
     wanted = [name for name in listed if spec.tools is None or name in spec.tools]
     tools: dict[str, Definition] = {}
-    refused: dict[str, str] = {}
+    named = {name: fault for name, fault in faulty.items() if spec.tools is None or name in spec.tools}
+    refused = {spec.plain(name, 64): spec.plain(f"it is no tool: {fault}", 300) for name, fault in named.items()}
     room = MOST_SCHEMAS
     for name in wanted[:MOST_TOOLS]:
         tool = listed[name]
@@ -96,7 +102,7 @@ def _usable(
             refused[spec.plain(name, 64)] = spec.plain(str(error), 300)
     if len(wanted) > MOST_TOOLS:
         refused["…"] = f"the server has more than {MOST_TOOLS} tools; {_fewer(spec)}"
-    known = {*listed, *(OWN if spec.resources and resources else ())}
+    known = {*listed, *faulty, *(OWN if spec.resources and resources else ())}
     for name in {*(spec.tools or ()), *spec.effects} - known:
         refused[spec.plain(name, 64)] = "the settings name it, and the server does not have it"
     if spec.resources and not resources:

@@ -12,7 +12,8 @@ from typing import Any, Protocol, Self, cast
 
 import anyio
 from mcp.shared.message import SessionMessage
-from mcp_types import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
+from mcp_types import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse, Tool
+from pydantic import ValidationError
 
 from stepwell.tools.mcp.base import MOST_TOOLS
 from stepwell.tools.mcp.weight import GIVEN_UP
@@ -75,6 +76,8 @@ class Incoming(ABC):
         """Why nothing more is taken, where that is our doing."""
         self.heard = 0
         """Answers of the server that came."""
+        self.faulty: dict[str, str] = {}
+        """Why tools of a listing are none, by name; the SDK would refuse the whole listing."""
         self._second, self._answers, self._others = 0.0, 0, 0
         self._owed: dict[object, int] = {}
         self._settled = asyncio.Event()
@@ -96,6 +99,8 @@ class Incoming(ABC):
         message = item.message if isinstance(item, SessionMessage) else None
         if isinstance(message, JSONRPCResponse):
             _cut(message.result)
+            if isinstance(listed := message.result.get("tools"), list):
+                message.result["tools"] = [each for each in cast("list[object]", listed) if self._is_tool(each)]
         answer = isinstance(message, JSONRPCResponse | JSONRPCError)
         given_up = isinstance(message, JSONRPCError) and message.error.code == GIVEN_UP
         self.heard += answer and not given_up
@@ -105,6 +110,17 @@ class Incoming(ABC):
         elif isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
             self.settle((message.params or {}).get("requestId"))
         return item
+
+    def _is_tool(self, listed: object) -> bool:
+        given = cast("dict[str, Any]", listed) if isinstance(listed, dict) else {}
+        if isinstance(schema := given.get("inputSchema"), dict):
+            cast("dict[str, Any]", schema).setdefault("type", "object")  # some leave it out, for it can be nothing else
+        try:
+            Tool.model_validate(listed, by_name=False)
+        except ValidationError as error:
+            self.faulty[str(given.get("name", "?"))[:100]] = fault_of(error)
+            return False
+        return True
 
     async def _owe(self, id: object) -> None:
         """Note that a request of the server waits for our answer, and wait where too many do."""
@@ -198,6 +214,12 @@ class Answering:
         self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
     ) -> None:
         await self._inner.__aexit__(exc_type, exc_val, exc_tb)
+
+
+def fault_of(error: ValidationError) -> str:
+    """Return what is wrong with something that a server sent: the first fault."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _cut(result: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from stepwell.errors import ToolError
 from stepwell.tools import strays
 from stepwell.tools.mcp.base import MOST_PASSED_OVER, ServerSpec
 from stepwell.tools.mcp.pace import Incoming, Outgoing
-from stepwell.tools.mcp.weight import Parts, too_much
+from stepwell.tools.mcp.weight import NOT_READ, NOT_TAKEN, Parts, answers, failure, legible, too_much
 
 CHUNK = 1 << 16
 """Bytes that are read at once."""
@@ -38,6 +38,8 @@ UNREAD = 0.01
 """Seconds between two chunks of what is not logged any more."""
 LINE = 500
 """Characters of such a line."""
+LOOKED_AT = 16 * LINE + 4
+"""Bytes of it, in which there are more characters than may stand before a cut."""
 
 _log = logging.getLogger("stepwell.mcp")
 
@@ -120,14 +122,17 @@ class _Output(Incoming):
         return None
 
     def _message(self, line: bytes) -> SessionMessage | None:
-        try:
+        with contextlib.suppress(ValueError):
             return SessionMessage(jsonrpc_message_adapter.validate_json(line))
-        except ValueError:
-            if not self._strange and line.strip():
-                self._strange = True
-                shown = self._spec.plain(line[: 4 * LINE].decode("utf-8", "replace"), LINE)
-                _log.warning("MCP server %s writes what is no message to stdout, such as: %s", self._spec.name, shown)
-            return None
+        if (mended := legible(line)) is not line:
+            with contextlib.suppress(ValueError):
+                return SessionMessage(jsonrpc_message_adapter.validate_json(mended))
+        if not self._strange and line.strip():
+            self._strange = True
+            shown = self._spec.plain(line[:LOOKED_AT].decode("utf-8", "replace"), LINE)
+            _log.warning("MCP server %s writes what is no message to stdout, such as: %s", self._spec.name, shown)
+        id = answers(line)
+        return None if id is None else SessionMessage(failure(id, NOT_TAKEN, NOT_READ))
 
 
 class _Input:
@@ -268,6 +273,6 @@ async def _hear(spec: ServerSpec, stream: asyncio.StreamReader) -> None:
         for line in lines:
             logged += 1
             if logged <= LOGGED and line.strip():
-                _log.info("%s: %s", spec.name, spec.plain(line[: 8 * LINE].decode("utf-8", "replace"), LINE))
+                _log.info("%s: %s", spec.name, spec.plain(line[:LOOKED_AT].decode("utf-8", "replace"), LINE))
             elif logged == LOGGED + 1:
                 _log.info("%s: it says more than is logged", spec.name)

@@ -17,7 +17,17 @@ from mcp_types import JSONRPCError
 
 from stepwell.tools.mcp.base import MOST_PASSED_OVER
 from stepwell.tools.mcp.pace import Incoming, Spending
-from stepwell.tools.mcp.weight import GIVEN_UP, LARGE, NO_MESSAGE, Parts, failure, is_message, too_much
+from stepwell.tools.mcp.weight import (
+    GIVEN_UP,
+    LARGE,
+    NO_MESSAGE,
+    Parts,
+    failure,
+    is_message,
+    legible,
+    pieces,
+    too_much,
+)
 
 AGAIN = 0.5
 """Seconds between two times that a stream is opened, whatever the server says of it."""
@@ -113,7 +123,7 @@ class EventStream(httpx2.AsyncByteStream):
             *more, rest = _BLANK.split(part[cut:])
             await self._spending.add((1 + len(more)) * EVENT)
             if whole := part[cut : len(part) - len(rest)]:
-                yield whole
+                yield legible(whole)
             self._event.add(rest)
         if self._exchange.over:
             yield self._exchange.last
@@ -140,7 +150,7 @@ class EventStream(httpx2.AsyncByteStream):
             if (id := self._exchange.id) is not None:
                 yield _event(too_much(id, fault))
             return
-        for piece in event.pieces():
+        for piece in pieces(legible(event.whole())):
             await asyncio.sleep(0)
             yield piece
         await Incoming.spend(weight.seconds)

@@ -12,7 +12,7 @@ from collections.abc import Generator
 import msgspec
 from mcp_types import ErrorData, JSONRPCError, jsonrpc_message_adapter
 
-from stepwell.tools.json_text import OutsideTexts, marks
+from stepwell.tools.json_text import OutsideTexts, marks, mend
 from stepwell.tools.mcp.base import MOST_MESSAGE
 
 MOST_VALUES = 200_000
@@ -21,6 +21,8 @@ LARGE = 1 << 20
 """Bytes from which on it matters what is done with a message that is none: the SDK repeats it in its error."""
 NO_MESSAGE = "it is no message"
 """Why such a large one is not taken."""
+NOT_READ = "its answer cannot be read"
+"""What is said of an answer that is none."""
 PIECE = 1 << 16
 """Bytes of a piece."""
 ENDS = 512
@@ -95,11 +97,6 @@ class Parts:
         """Return all of it; nothing of what is too much."""
         return bytes(self._data)
 
-    def pieces(self) -> Generator[bytes]:
-        """Return the same in pieces."""
-        for start in range(0, len(self._data), PIECE):
-            yield bytes(self._data[start : start + PIECE])
-
     def answers(self) -> int | str | None:
         """Return the id of the request that it answers, where it is too much and that can be told from its ends."""
         if _SAYS.match(self._first):
@@ -110,6 +107,28 @@ class Parts:
     def says(self) -> bool:
         """Tell whether it is no answer, where it is too much, so that nobody waits for it."""
         return _SAYS.match(self._first) is not None
+
+
+def pieces(data: bytes) -> Generator[bytes]:
+    """Return the same in pieces."""
+    for start in range(0, len(data), PIECE):
+        yield data[start : start + PIECE]
+
+
+def legible(data: bytes) -> bytes:
+    """Return a message with U+FFFD for halves of letters, which servers cut in two, and no mark of bytes before it.
+
+    A large one is returned as it is.
+    """
+    if len(data) > LARGE:
+        return data
+    return mend(data if data.isascii() else data.decode("utf-8-sig", "replace").encode())
+
+
+def answers(data: bytes) -> int | str | None:
+    """Return the id of the request that something answers, as its beginning says, though it cannot be read."""
+    found = _FIRST.match(data[:ENDS])
+    return msgspec.json.decode(found[1], type=int | str) if found else None
 
 
 def is_message(data: bytes) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import itertools
 import json
 import random
 from collections.abc import Callable, Coroutine, Iterator
@@ -13,7 +15,7 @@ from urllib.parse import quote
 import pytest
 
 from stepwell.events import Unknown
-from stepwell.server import auth
+from stepwell.server import auth, run
 from tests.support.endpoint import Endpoint, Reply, Request, text
 from tests.support.server import SSE, Server, scripted, serving
 
@@ -457,6 +459,90 @@ def test_a_body_that_does_not_come_is_given_up_and_a_stream_is_not(
             await server.call("GET", "/health")
         await server.say(thread, "x")
         assert (await stream.until("run_ended"))[-1].type == "run_ended"
+
+    with_server(tmp_path, work)
+
+
+DEEP = [
+    ("/api/messages", '{"content": "x", "client_tools": [{"name": "w", "parameters": {"type": "object", "x": %s}}]}'),
+    ("/api/threads/%(thread)s/questions/1/answer", '{"decision": "approve", "arguments": %s}'),
+    ("/v1/chat/completions", '{"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": [%s]}'),
+    ("/v1/responses", '{"model": "m", "input": [{"type": "mcp_call", "name": "w", "arguments": {"a": %s}}]}'),
+    ("/agui", '{"threadId": "%(depth)s", "runId": "r", "messages": [{"id": "1", "role": "user"}], "state": {"a": %s}}'),
+]
+
+
+def test_a_body_is_refused_at_every_depth_at_which_it_could_not_be_written_again(tmp_path: Path) -> None:
+    async def work(server: Server) -> None:
+        thread = await server.thread()
+        for depth in (202, *range(930, 990)):
+            nested = '{"a":' * depth + "1" + "}" * depth
+            for path, form in DEEP:
+                body = form.replace("%(depth)s", str(depth)).replace("%s", nested).encode()
+                status, told = await server.call(
+                    "POST", path.replace("%(thread)s", thread), headers=server.headers(**JSON), data=body
+                )
+                expected = 400 if path.startswith("/v1/") else 422
+                assert (status, "nested too deep" in told["error"]["message"]) == (expected, True), (depth, path)
+
+    with_server(tmp_path, work)
+
+
+def test_a_body_that_is_packed_is_refused_for_that(tmp_path: Path) -> None:
+    async def work(server: Server) -> None:
+        packed = gzip.compress(b'{"content": "x"}')
+        told = await refused(server, "POST", "/api/messages", packed, **{"content-encoding": "gzip"})
+        assert (told[0], "content-encoding" in told[2]) == (422, True)
+
+    with_server(tmp_path, work)
+
+
+def test_a_stream_whose_request_has_a_body_that_nobody_reads_is_let_go_of(tmp_path: Path) -> None:
+    async def work(server: Server) -> None:
+        thread = await server.thread()
+        head = f"GET /api/threads/{thread}/events HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: text/event-stream\r\n"
+        body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in [b"x" * 20_000] * 8)
+        stream = await server.raw(f"{head}transfer-encoding: chunked\r\n\r\n".encode(), body)
+        assert stream.status == 200
+        assert await stream.rest() == []
+        async with server.service.using("local", thread) as log:
+            assert log.channel.readers == 1
+
+    with_server(tmp_path, work)
+
+
+async def closes(server: Server, *parts: bytes) -> bytes:
+    """Send parts one after the other, the last again and again, and return what comes until the server closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    over = asyncio.ensure_future(reader.read())
+    try:
+        async with asyncio.timeout(10):
+            for part in itertools.chain(parts, itertools.repeat(parts[-1])):
+                writer.write(part)
+                await asyncio.wait([over], timeout=0.05)
+                if over.done():
+                    return b"" if over.exception() else over.result()
+    finally:
+        over.cancel()
+        writer.close()
+    raise AssertionError("unreachable")
+
+
+def test_a_connection_on_which_no_request_comes_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "HEAD_SECONDS", 0.3)
+
+    async def work(server: Server) -> None:
+        followed = await server.follow(await server.thread(), "0")
+        assert await closes(server, b"") == b""
+        begun = b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+        assert (await closes(server, begun, b"x: y\r\n")).startswith(b"HTTP/1.1 408 ")
+        twice = await closes(server, begun + b"\r\n" + begun, b"x: y\r\n")
+        assert twice.startswith(b"HTTP/1.1 200 ")
+        assert b"HTTP/1.1 408 " in twice
+        unread = b"POST /api/messages HTTP/1.1\r\nhost: elsewhere\r\ncontent-length: 1000\r\n\r\n"
+        assert (await closes(server, unread, b"x")).startswith(b"HTTP/1.1 403 ")
+        await server.call("DELETE", f"/api/threads/{(await server.service.threads('local'))[0].id}")
+        assert await followed.rest() == []  # it was open all the time
 
     with_server(tmp_path, work)
 

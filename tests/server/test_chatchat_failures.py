@@ -17,7 +17,7 @@ FAILURES: dict[str, tuple[Reply, str]] = {
     "a key that is not known": (error(401, "this key is not known"), "this key is not known"),
     "a forbidden model": (error(403, "not for you"), "not for you"),
     "a model that is not there": (error(404, "no such model m"), "no such model m"),
-    "a request that is refused": (error(400, "temperature is not supported"), "temperature is not supported"),
+    "a request that is refused": (error(400, "the messages are not supported"), "the messages are not supported"),
     "a full context": (error(400, "maximum context length is 4096 tokens"), "4096 tokens"),
     "too many requests": (error(429, "slow down"), "slow down"),
     "too many requests, far too long to wait": (error(429, "come back", headers={"retry-after": "900"}), "come back"),

@@ -238,6 +238,7 @@ def test_waiting_messages_are_listed_changed_moved_and_taken_out(tmp_path: Path)
                 ("PATCH", a, {"content": "x"}, 404, "item"),
                 ("DELETE", a, None, 404, "item"),
                 ("PATCH", b, {"before": a}, 404, "before"),
+                ("PATCH", b, {"content": "half", "before": a}, 404, "before"),
                 ("PATCH", b, {}, 422, "body"),
                 ("PATCH", b, {"content": ""}, 422, "content"),
             ):

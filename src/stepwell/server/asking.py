@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, NoReturn
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Annotated, Any, NoReturn, cast
 
 import msgspec
 from fastapi import Header, HTTPException, Path, Request, Response
@@ -22,6 +22,8 @@ Key = Annotated[
 ThreadId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="The thread's id.")]
 MOST_VALUES = 200_000
 """Values of a body: it is taken apart in one piece, in which nobody else is heard, and as many take 0.2 seconds."""
+DEEPEST = 200
+"""Levels of a body: what reads and writes it calls itself for each, and has to have room wherever that is done."""
 _PIECE = 1 << 16
 
 Number = Annotated[int, Path(ge=1, le=2**31, description="The number of the event that names it.")]
@@ -54,15 +56,19 @@ class _JsonRequest(Request):
             raise HTTPException(413, f"The body has more than {MOST_VALUES:,} values; send less at once.")
         try:
             # Given bytes, `json` would let halves of surrogate pairs through.
-            return json.loads(body.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_no_constant)
+            read = json.loads(body.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_no_constant)
         except json.JSONDecodeError:
             raise
         except RecursionError:
             _malformed("it is nested too deep")
         except UnicodeDecodeError:
-            _malformed("it is not UTF-8")
+            packed = "content-encoding" in self.headers
+            _malformed("it is packed; send it without `content-encoding`" if packed else "it is not UTF-8")
         except ValueError:
             _malformed("a number in it has too many digits")
+        if body.count(b"[") + body.count(b"{") > DEEPEST and _is_too_deep(read):
+            _malformed("it is nested too deep")
+        return read
 
 
 def _is_too_much(body: bytes) -> bool:
@@ -75,6 +81,23 @@ def _is_too_much(body: bytes) -> bool:
         if found > MOST_VALUES:
             return True
     return False
+
+
+def _is_too_deep(read: Any) -> bool:
+    """Tell whether what was read has more than `DEEPEST` levels."""
+    level: list[Any] = [read]
+    for _ in range(DEEPEST + 1):
+        level = [inner for each in level for inner in _inside(each)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(read: Any) -> Iterable[Any]:
+    """Return what an object or an array holds; nothing for any other value."""
+    if isinstance(read, dict):
+        return cast("dict[str, Any]", read).values()
+    return cast("list[Any]", read) if isinstance(read, list) else ()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -25,11 +25,15 @@ BACKLOG = 4096
 """Connections that may wait to be accepted."""
 MAX_HEAD = 65_536
 """Bytes of a request's line and headers; checked between reads, so that one read more may pass."""
+HEAD_SECONDS = 60.0
+"""Seconds that the head of a request may take to come, and what is left of a body after its answer."""
 GC_THRESHOLD = 20_000
 """Allocations between two collections; the default of 700 costs a streaming server a third of its speed."""
 
 Drain = Callable[[float], Awaitable[None]]
-_TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_END = b"connection: close\r\ncontent-length: 0\r\n\r\n"
+_TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\n" + _END
+_TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\n" + _END
 
 
 def listen(config: Config) -> socket.socket:
@@ -113,9 +117,21 @@ class Server(uvicorn.Server):
 
 
 class _Protocol(HttpToolsProtocol):
-    """HTTP with a limit on the head of a request, which the parser itself does not have."""
+    """HTTP with limits on the head of a request, which the parser itself does not have, and on what nobody reads.
+
+    Without them whoever sends nothing, or a byte now and then, could hold any number of connections, without a key.
+    """
 
     _head: int | None = None
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._come()
+        super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -123,7 +139,17 @@ class _Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head = None
+        self._come()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._come()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.more_body:
+            self._wait()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -133,6 +159,21 @@ class _Protocol(HttpToolsProtocol):
         if self._head > MAX_HEAD:
             self.transport.write(_TOO_LONG)
             self.transport.close()
+        elif not self.cycle or self.cycle.response_complete:
+            self._wait()
+
+    def _wait(self) -> None:
+        self._timer = self._timer or self.loop.call_later(HEAD_SECONDS, self._late)
+
+    def _come(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        if self._head is not None:
+            self.transport.write(_TOO_SLOW)
+        self.transport.close()
 
 
 async def serve(

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Literal, NamedTuple
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -140,13 +141,15 @@ class EventStream(Response):
         except asyncio.CancelledError:
             if not watching.done() or task is None or task.uncancel():
                 raise
+            await send({"type": "http.response.body", "body": b"", "more_body": False})  # heard if the client is there
         finally:
             self._over, self._direct.send = True, None
             watching.cancel()
 
     async def _watch(self, receive: Receive, task: asyncio.Task[None] | None) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        with suppress(HTTPException):  # the rest of a body that nobody reads is too long, or does not come
+            while (await receive())["type"] != "http.disconnect":
+                pass
         if task is not None and not self._over:
             task.cancel()
 

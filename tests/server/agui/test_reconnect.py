@@ -239,3 +239,20 @@ def test_a_place_that_is_none_is_refused(tmp_path: Path, after: str) -> None:
             assert (status, body["error"]["field"]) == (422, "after"), json.dumps(body)
 
     asyncio.run(main())
+
+
+def test_a_place_beyond_the_end_is_told_and_no_stream_without_events(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            Endpoint([text("Hello.")]) as endpoint,
+            serving(tmp_path, models=scripted(endpoint)) as server,
+        ):
+            body = {"threadId": "t", "runId": "r", "messages": [user("Hi.")]}
+            (*_, last) = await (await server.stream("POST", "/agui", body)).rest()
+            for after, expected in ((last.id, []), ("999", ["RUN_ERROR"])):
+                headers = server.headers(**{"last-event-id": after})
+                frames = await (await server.stream("POST", "/agui", body, headers=headers)).rest()
+                assert [each.body["type"] for each in frames] == expected
+            assert "999 is not there yet" in frames[0].body["message"]
+
+    asyncio.run(main())

@@ -84,11 +84,14 @@ def test_an_agents_run_is_chunks_with_the_statuses_of_either_table(
 def test_an_agent_that_fails_ends_with_the_status_of_an_error(tmp_path: Path, table: str, number: int) -> None:
     async def main() -> None:
         async with (
-            Endpoint([error(400, "no such model")]) as endpoint,
+            Endpoint([error(400, "no such model")] * 2) as endpoint,
             serving(tmp_path, models=scripted(endpoint), chatchat={"statuses": table}) as server,
         ):
             *_, last = await chunks(server, tools=["calculate"])
             assert (last["status"], "no such model" in delta(last)["content"]) == (number, True)
+            status, body = await answer(server, tools=["calculate"])
+            assert (status, list(body)) == (500, ["error"])
+            assert "no such model" in body["error"]
 
     asyncio.run(main())
 

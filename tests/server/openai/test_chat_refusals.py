@@ -53,6 +53,10 @@ ASK: list[Any] = [user("What is 6*7?")]
             {"messages": [{"role": "system", "content": [{"type": "image_url", "image_url": {"url": PIXEL}}]}]},
             "messages.[0].content",
         ),
+        (
+            {"messages": [{"role": "assistant", "content": [{"type": "image_url", "image_url": {"url": PIXEL}}]}]},
+            "messages.[0].content",
+        ),
         ({"messages": [{"role": "assistant", "function_call": {"name": "f"}}]}, "messages.[0].function_call"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"id": ""}]}]}, "messages.[0].tool_calls.[0].function"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),

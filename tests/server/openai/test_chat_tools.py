@@ -13,6 +13,7 @@ from openai import AsyncOpenAI, BadRequestError
 
 from stepwell.runs.replay import replay
 from stepwell.wiring.replay import ConfigParts
+from tests.server.openai.test_chat import PIXEL
 from tests.support.endpoint import Endpoint, Reply, Request, text, tool_calls
 from tests.support.openai_client import WEATHER, official, user
 from tests.support.server import Server, scripted, serving
@@ -480,5 +481,22 @@ def test_a_model_without_tool_calls_of_its_own_hands_them_back_alike(tmp_path: P
             assert (second.content, second.place) == ("Warm.", first.place)
             sent = (await endpoint.request(0)).body
             assert sent.keys().isdisjoint({"tools", "tool_choice", "parallel_tool_calls"})
+
+    asyncio.run(main())
+
+
+def test_an_image_in_a_result_is_shown_to_the_model_and_not_dropped(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            Endpoint([looks("Oslo"), text("A cloud.")]) as endpoint,
+            serving(tmp_path, models=scripted(endpoint, images=True)) as server,
+            official(server) as client,
+        ):
+            asked = await ask(client, ASK)
+            (result,) = results(asked, "")
+            result["content"] = [{"type": "text", "text": "so"}, {"type": "image_url", "image_url": {"url": PIXEL}}]
+            answer = await ask(client, [*ASK, asked.message, result])
+            assert answer.content == "A cloud."
+            assert PIXEL in json.dumps((await endpoint.request(1)).body)
 
     asyncio.run(main())

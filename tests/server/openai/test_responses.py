@@ -280,6 +280,60 @@ def test_what_is_not_to_be_stored_cannot_be_asked_for_and_goes(tmp_path: Path) -
     asyncio.run(main())
 
 
+def test_what_is_not_to_be_stored_is_refused_in_a_thread_that_is(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Endpoint([text("one")]) as endpoint, at_work(tmp_path, endpoint) as (_, client):
+            made = await client.responses.create(model="m", input="1?")
+            for place in ({"previous_response_id": made.id}, {"conversation": f"conv_{made.id.split('_')[1]}"}):
+                with pytest.raises(openai.BadRequestError) as caught:
+                    await client.responses.create(model="m", input="secret", store=False, **place)
+                assert caught.value.param == "store"
+
+    asyncio.run(main())
+
+
+def test_an_image_in_what_a_run_waits_for_is_refused_and_not_dropped(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            Endpoint([asks_weather("Rome")]) as endpoint,
+            at_work(tmp_path, endpoint, {"images": True}) as (_, client),
+        ):
+            said = [{"role": "user", "content": "Weather?"}]
+            made = await client.responses.create(model="m", input=said, tools=[WEATHER])
+            given = output(made.output[0], "") | {"output": [{"type": "input_image", "image_url": PIXEL}]}
+            whole = {"input": [*said, made.output[0].to_dict(), given]}
+            for more in (whole, {"input": [given], "previous_response_id": made.id}):
+                with pytest.raises(openai.BadRequestError) as caught:
+                    await client.responses.create(model="m", tools=[WEATHER], **more)
+                assert caught.value.param == f"input.[{len(more['input']) - 1}].output"
+
+    asyncio.run(main())
+
+
+def test_an_output_is_shown_behind_its_call_wherever_it_stands(tmp_path: Path) -> None:
+    def call(id: str) -> dict[str, Any]:
+        return CALLED | {"call_id": id}
+
+    def out(id: str) -> dict[str, Any]:
+        return OUTPUT | {"call_id": id, "output": f"of {id}"}
+
+    async def main() -> None:
+        async with Endpoint([text("ok")] * 3) as endpoint, at_work(tmp_path, endpoint) as (_, client):
+            said, more = {"role": "user", "content": "x"}, {"role": "assistant", "content": "hm"}
+            for given in (
+                [said, call("a"), said, out("a"), said],
+                [said, call("a"), call("b"), out("a"), call("c"), out("b"), out("c"), said],
+                [said, call("a"), more, call("b"), out("b"), out("a"), said],
+            ):
+                await client.responses.create(model="m", input=given)
+                sent = endpoint.requests[-1].body["messages"]
+                results = [(each["tool_call_id"], each["content"]) for each in sent if each["role"] == "tool"]
+                calls = [one["id"] for each in sent for one in each.get("tool_calls") or ()]
+                assert results == [(id, f"of {id}") for id in calls]
+
+    asyncio.run(main())
+
+
 def test_giving_up_an_answer_that_is_not_stored_cancels_its_run(tmp_path: Path) -> None:
     async def main() -> None:
         held = asyncio.Event()
@@ -435,6 +489,9 @@ def test_the_settings_of_a_request_reach_the_run_and_its_limits_make_it_incomple
     asyncio.run(main())
 
 
+CALLED = {"type": "function_call", "call_id": "c", "name": "weather", "arguments": "{}"}
+OUTPUT = {"type": "function_call_output", "call_id": "c", "output": "sun"}
+SEEN: dict[str, Any] = {"content": [{"type": "input_image", "image_url": PIXEL}]}
 REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"model": "nobody"}, 404, "model"),
     ({"input": ""}, 400, "input"),
@@ -462,6 +519,9 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"previous_response_id": "resp_x", "conversation": "x"}, 400, "conversation"),
     ({"previous_response_id": "resp_x"}, 404, "previous_response_id"),
     ({"conversation": {"id": ["x"]}}, 404, "conversation"),
+    ({"input": [CALLED, OUTPUT, OUTPUT]}, 400, "input.[2].call_id"),
+    ({"input": [SEEN | {"role": "assistant"}]}, 400, "input.[0].content"),
+    ({"input": [SEEN | {"role": "system"}]}, 400, "input.[0].content"),
     ({"text": {"verbosity": 5}}, 400, "text.verbosity"),
     ({"metadata": {"a": 5}}, 400, "metadata.a"),
     ({"metadata": {str(n): "x" for n in range(17)}}, 400, "metadata"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from pydantic import TypeAdapter
 
 from tests.server.openai.test_responses import at_work
 from tests.support.endpoint import Cut, Endpoint, Reply, call_chunk, chunk, ending, stream, text
-from tests.support.server import Server, Stream
+from tests.support.server import WAIT, Server, Stream
 
 Event = dict[str, Any]
 EVENTS: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -274,6 +275,61 @@ def test_a_stream_goes_on_after_the_server_stopped_in_the_middle_of_a_reply(tmp_
                 assert again[-1][-1]["type"] == "response.completed"
                 assert (await client.responses.retrieve(id)).output_text == "Hello."
                 await check_every(server, id, everything)
+
+    asyncio.run(main())
+
+
+async def followed(server: Server, threads: int) -> None:
+    """Wait until there are so many threads and somebody follows the newest."""
+    async with asyncio.timeout(WAIT):
+        while len(found := await server.service.threads("local")) < threads:
+            await server.call("GET", "/health")
+        async with server.service.using("local", found[0].id) as log:
+            while log.channel.readers < 2:
+                await server.call("GET", "/health")
+
+
+def test_a_server_that_stops_says_so_and_the_stream_goes_on_from_there(tmp_path: Path) -> None:
+    async def main() -> None:
+        cut = stream(chunk(role="assistant", content="Hel"), Cut.STALL)
+        async with Endpoint([cut, cut, text("Hello."), text("Hello.")]) as endpoint:
+            async with at_work(tmp_path, endpoint) as (server, _):
+                ask = {"model": "m", "input": "x"}
+                whole = await server.stream("POST", "/v1/responses", ask | {"stream": True})
+                seen: list[Event] = []
+                while not seen or seen[-1]["type"] != "response.output_text.delta":
+                    seen += await upto(whole, 0)
+                waiting = asyncio.ensure_future(server.stream("POST", "/v1/responses", ask))
+                await followed(server, 2)
+                await server.listening.shutdown([])
+                (error,) = await rest(whole)
+                told = await waiting
+                refused = json.loads(await told.content())["error"]
+            assert (error["type"], error["sequence_number"]) == ("error", seen[-1]["sequence_number"])
+            id = seen[0]["response"]["id"]
+            assert id in error["message"]
+            assert (told.status, told.headers["x-should-retry"], refused["code"]) == (503, "false", "interrupted")
+            other = f"resp_{told.headers['x-stepwell-thread']}_{told.headers['x-stepwell-run']}"
+            assert other in refused["message"]
+            async with at_work(tmp_path, endpoint) as (server, client):
+                again = await rest(await follow(server, id, error["sequence_number"]))
+                assert again[0]["sequence_number"] > error["sequence_number"]
+                assert again[-1]["response"]["output"][0]["content"][0]["text"] == "Hello."
+                await rest(await follow(server, other))
+                assert (await client.responses.retrieve(other)).output_text == "Hello."
+
+    asyncio.run(main())
+
+
+def test_a_number_that_no_event_has_yet_is_refused(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Endpoint([text("Hello.")]) as endpoint, at_work(tmp_path, endpoint) as (server, client):
+            made = await client.responses.create(model="m", input="x")
+            last = (await rest(await follow(server, made.id)))[-1]["sequence_number"]
+            assert await rest(await follow(server, made.id, last)) == []
+            path = f"/v1/responses/{made.id}?stream=true&starting_after="
+            status, body = await server.call("GET", f"{path}{last + 1}")
+            assert (status, body["error"]["param"]) == (400, "starting_after")
 
     asyncio.run(main())
 

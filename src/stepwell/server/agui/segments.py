@@ -140,7 +140,7 @@ class Following:
         for each in events:
             if after < each.seq <= place.cursor.seq:
                 encoder.take(each)
-                if encoder.over:
+                if encoder.over and place.cursor.seq <= events[-1].seq:  # else it is refused
                     return
         encoder.seen(place.shown)
         batches = self._service.follow(self._caller.owner, thread, place.cursor)

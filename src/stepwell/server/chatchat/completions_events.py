@@ -40,6 +40,8 @@ class Statuses(NamedTuple):
 
 STATUSES = MappingProxyType({"0.3.1": Statuses(6, 7, 8, 1, 2, 3, 4, 5), "master": Statuses(7, 8, -1, 1, 2, 3, 4, 5)})
 """The table of 0.3.0 and 0.3.1, and that of the service's last state."""
+_FAILED = frozenset(table.error for table in STATUSES.values())
+"""Statuses with which an agent ends that failed; no other last chunk has one of them."""
 TEXT = 1
 """The `message_type` of text."""
 _SHOWN = ("answer", "limit")
@@ -160,6 +162,8 @@ def whole(chunks: Sequence[Event]) -> Event:
     if "error" in last:
         return last
     texts = [chunk["choices"][0]["delta"]["content"] for chunk in chunks if not chunk["is_ref"]]
+    if last["status"] in _FAILED:
+        return {"error": texts[-1]}
     calls = [
         call
         for chunk in chunks

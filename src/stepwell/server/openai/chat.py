@@ -28,15 +28,13 @@ from stepwell.server.openai.chat_bodies import (
 )
 from stepwell.server.openai.chat_events import Chunks, Document, End, Turn
 from stepwell.server.openai.chat_resume import Place, resumed
-from stepwell.server.openai.errors import error_body, openai_error, trouble
+from stepwell.server.openai.errors import ONCE, error_body, openai_error, trouble
 from stepwell.server.openai.leaving import Awaited, Streamed
 from stepwell.specs import RunSpec
 
 DAY = 24 * 3600 * 1000
 """Milliseconds of a day."""
 DONE = b"data: [DONE]\n\n"
-ONCE = {"x-should-retry": "false"}
-"""Keeps OpenAI's clients from sending by themselves again what began a run: its tools would do all once more."""
 CUT = "The connection ends here, before the run does; thread {thread} will hold its answer."
 
 

@@ -270,6 +270,8 @@ def _message(given: dict[str, Any], field: str, max_pixels: int) -> Message:
         said = f"A role is `system`, `developer`, `user`, `assistant` or `tool`, not {str(role)[:40]!r}."
         raise InputError(said, f"{field}.role")
     text, images = content(given.get("content"), f"{field}.content", max_pixels)
+    if images and role not in ("user", "tool"):
+        raise InputError("Show images in a message of the user.", f"{field}.content")
     match role:
         case "user":
             return Message("user", text, images)
@@ -278,8 +280,6 @@ def _message(given: dict[str, Any], field: str, max_pixels: int) -> Message:
         case "tool":
             return _result(given, text, images, field)
         case _:
-            if images:
-                raise InputError("Show images in a message of the user.", f"{field}.content")
             return Message("system", text)
 
 

@@ -137,6 +137,8 @@ def _match(events: list[Recorded], messages: tuple[Message, ...], spec: RunSpec,
     """Return the run for which a conversation has results, if it is that run's conversation."""
     asked = {each.seq: each for each in events if isinstance(each.event, Asked) and each.event.kind == "result"}
     answers = {each.event.question: each.event for each in events if isinstance(each.event, Answered)}
+    if any(each.images for each in _tail(messages)):
+        return None  # an answer is text; in a thread of its own the images are part of the history
     results = {_number(each): clean(each.content) for each in _tail(messages)}
     runs = {asked[number].run if number in asked else 0 for number in results}
     if len(runs) != 1 or 0 in runs:

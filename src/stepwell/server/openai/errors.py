@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from fastapi import Response
 from fastapi.exceptions import RequestValidationError
 
-from stepwell.errors import InputError, LimitReached, NotFound, StepwellError
+from stepwell.errors import InputError, LimitReached, NotFound, StepwellError, StoreError
 from stepwell.messages import clean
 from stepwell.server.asking import json_response
 
@@ -23,6 +23,10 @@ HEADERS = (
     *(f"x-stainless-{name}" for name in ("retry-count", "runtime", "runtime-version", "timeout")),
 )
 """What OpenAI's client for browsers sends besides; nothing is made of it."""
+
+
+ONCE = {"x-should-retry": "false"}
+"""Keeps OpenAI's clients from sending by themselves again what began a run: its tools would do all once more."""
 
 
 class Trouble(NamedTuple):
@@ -99,7 +103,8 @@ def refused(error: StepwellError, status: int) -> Response:
         code = "model_not_found"
     elif isinstance(error, LimitReached):
         code = "insufficient_quota"
-    return openai_error(400 if status == 422 else status, str(error), field, code)
+    headers = ONCE if isinstance(error, StoreError) else None  # nobody knows whether a run began
+    return openai_error(400 if status == 422 else status, str(error), field, code, headers)
 
 
 def invalid_openai(error: RequestValidationError) -> Response:

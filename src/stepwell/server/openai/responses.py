@@ -10,7 +10,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Annotated
 
-import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
 from stepwell.config import Config
@@ -22,10 +21,10 @@ from stepwell.runs.service import RunService
 from stepwell.server import sse
 from stepwell.server.asking import JsonRoute, Key, json_response, once_of, run_headers
 from stepwell.server.auth import Caller, caller_of
-from stepwell.server.openai.errors import openai_error
+from stepwell.server.openai.errors import ONCE, openai_error
 from stepwell.server.openai.leaving import Awaited, Leave, Streamed
 from stepwell.server.openai.responses_events import Encoder
-from stepwell.server.openai.responses_frames import LAST, NOTHING, number
+from stepwell.server.openai.responses_frames import LAST, NOTHING, frame, number, number_of
 from stepwell.server.openai.responses_input import ResponseBody, check_usable, read_input, spec_of
 from stepwell.server.openai.responses_items import Object, ResponseId
 from stepwell.server.openai.responses_runs import Asking, Beginner
@@ -33,6 +32,7 @@ from stepwell.server.openai.responses_store import Items, folded, input_items, k
 
 # pyright: reportUnusedFunction=false
 
+CUT = "The connection ends here, before response {id} does; a stored one can be asked for later."
 PAGE = 100
 """Most input items of one page."""
 
@@ -73,15 +73,12 @@ def _create_route(router: APIRouter, config: Config, service: RunService, catalo
                 raise
             return openai_error(404, str(error), error.field, "previous_response_not_found")
         previous = (await folded(service, id)).encoder.previous
-        headers = run_headers(RunRef(id.thread, id.run))
         if body.stream:
             return _stream(service, caller, Encoder(id, -1, previous), stays=body.store is not False)
         encoder = Encoder(id, NOTHING, previous)
 
         async def whole() -> Response:
-            if not body.background:
-                await _over(service, caller, encoder)
-            return json_response((await folded(service, id)).shown(), 200, headers)
+            return await _whole(service, caller, encoder, waits=not body.background)
 
         if body.store is False:
             return Awaited(whole, _leaving(service, caller, encoder))
@@ -101,6 +98,8 @@ def _stored_routes(router: APIRouter, service: RunService) -> None:
         found = await kept(service, caller.owner, response_id)
         if not stream:
             return json_response(found.shown())
+        if starting_after > number(found.info.seq, LAST):
+            raise InputError("The response has no such event yet; give the `sequence_number` of one.", "starting_after")
         encoder = Encoder(found.id, starting_after, found.encoder.previous)
         return _stream(service, caller, encoder)
 
@@ -173,24 +172,35 @@ def _leaving(service: RunService, caller: Caller, encoder: Encoder) -> Leave:
 
 async def _frames(service: RunService, caller: Caller, encoder: Encoder) -> AsyncGenerator[bytes]:
     """Yield the frames of a response as it happens."""
-    id = encoder.id
+    id, last = encoder.id, b""
     batches = service.follow(caller.owner, id.thread, Cursor(id.run - 1))
+    said = CUT.format(id=id)
     try:
         async with aclosing(sse.watched(batches, caller, sse.Until())) as watching:
             async for items in watching:
-                data = b"".join(map(encoder.encode, items)) if items else b": quiet\n\n"
-                if data:
-                    yield data
+                data = b"".join(map(encoder.encode, items))
+                last = data or last
+                if data or not items:
+                    yield data or b": quiet\n\n"
                 if encoder.end is not None:
                     return
-    except (InputError, StoreError) as error:  # the headers are gone: the stream itself says why it ends
-        yield _failure(id, str(error))
+    except (InputError, StoreError) as error:
+        said = str(error)
+    # The headers are gone: the stream itself says why it ends, and can be gone on with from there.
+    told = {"code": "server_error", "message": said, "param": None}
+    yield frame("error", told, number_of(last) if last else max(encoder.after, number(id.answered or id.run, 0)))
 
 
-def _failure(id: ResponseId, message: str) -> bytes:
-    told = {"type": "error", "code": "server_error", "message": message, "param": None}
-    told["sequence_number"] = number(id.answered or id.run, LAST)  # type: ignore[assignment]
-    return b"event: error\ndata: %s\n\n" % msgspec.json.encode(told)
+async def _whole(service: RunService, caller: Caller, encoder: Encoder, *, waits: bool) -> Response:
+    """Return a response as one object; where the server stops meanwhile, that it goes on."""
+    id = encoder.id
+    headers = run_headers(RunRef(id.thread, id.run))
+    try:
+        if waits:
+            await _over(service, caller, encoder)
+        return json_response((await folded(service, id)).shown(), 200, headers)
+    except StoreError:
+        return openai_error(503, CUT.format(id=id), code="interrupted", headers=headers | ONCE)
 
 
 async def _over(service: RunService, caller: Caller, encoder: Encoder) -> None:

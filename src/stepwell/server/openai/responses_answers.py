@@ -63,6 +63,9 @@ def _answered(answer: Answer, asked: Question) -> Answered:
         return Answered(seq, VERDICTS[kind][not answer.approve], answer.text)
     if kind not in FUNCTIONS or answer.approve is not None:
         raise no_call(answer)
+    if answer.images:
+        said = "The output of a function is text where its run waits for it; leave the images out."
+        raise InputError(said, answer.field.removesuffix("call_id") + "output")
     if kind == "result":
         return Answered(seq, "done", answer.text)
     if kind == ELICITATION and answer.declined:

@@ -58,6 +58,7 @@ class Encoder:
         previous: Id of the response before the run, or None.
 
     Attributes:
+        after: As it was given.
         end: How it ended, or None.
         began: Whether it has begun.
         starts: Numbers of the `Answered` with which responses of the run began so far.
@@ -71,7 +72,7 @@ class Encoder:
         self.began = self.waits = False
         self.starts: list[int] = []
         self.questions: dict[int, Asked] = {}
-        self._after, self._frames = after, list[bytes]()
+        self.after, self._frames = after, list[bytes]()
         self._spec = RunSpec()
         self._created = self._completed = 0
         self._usage: Usage | None = None
@@ -121,7 +122,7 @@ class Encoder:
             self._pause(recorded)
 
     def _emit(self, sequence: int, kind: str, **fields: Any) -> None:
-        if sequence > self._after and self._inside:
+        if sequence > self.after and self._inside:
             self._frames.append(frame(f"response.{kind}", fields, sequence))
 
     def snapshot(self) -> Object:
@@ -206,7 +207,7 @@ class Encoder:
         self._completed = recorded.time
         self.end = end
         sequence = number(recorded.seq, LAST)
-        if sequence > self._after:
+        if sequence > self.after:
             self._frames.append(frame(end.event, {"response": self.snapshot()}, sequence))
 
     def _forked(self, recorded: Recorded, event: Forked) -> None:
@@ -334,7 +335,7 @@ class Encoder:
             return b""  # what is streamed need not be what is stored
         else:
             flow = self._text or self._speak()
-        data = flow.delta(event.text, self._after)
+        data = flow.delta(event.text, self.after)
         if not self._frames:
             return data
         frames, self._frames = self._frames, []
@@ -401,10 +402,10 @@ class Encoder:
         """Tell what nobody saw of a reply that is whole now."""
         if thinking and self._text is None:
             flow = self._thought or self._think()
-            self._frames.append(flow.rest(thinking, self._after))
+            self._frames.append(flow.rest(thinking, self.after))
         if text and self._spec.output is None:
             flow = self._text or self._speak()
-            self._frames.append(flow.rest(text, self._after))
+            self._frames.append(flow.rest(text, self.after))
 
     def _close(
         self, seq: int, thinking: str | None = None, text: str | None = None, status: str = "incomplete"
@@ -414,7 +415,7 @@ class Encoder:
         if thought is not None:
             whole = thought.text if thinking is None else thinking
             if thought.index not in self._output:
-                self._frames.append(thought.beyond(whole, number(seq, 0), self._after))
+                self._frames.append(thought.beyond(whole, number(seq, 0), self.after))
                 self._thought_done(number(seq, 1), whole, status)
             elif whole:  # it went on after the text had begun
                 self._output[thought.index] = items.reasoning(thought.id, whole, "completed")
@@ -423,7 +424,7 @@ class Encoder:
             self._whole(seq, 8, id, *formed[1:])
         elif flow is not None:
             whole = flow.text if text is None else text
-            self._frames.append(flow.beyond(whole, number(seq, 8), self._after))
+            self._frames.append(flow.beyond(whole, number(seq, 8), self.after))
             self._text_done(number(seq, 9), flow, whole, status)
         self._thought = self._text = self._formed = None
 

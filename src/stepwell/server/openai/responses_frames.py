@@ -49,6 +49,11 @@ def frame(kind: str, fields: dict[str, Any], sequence: int) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (kind.encode(), body)
 
 
+def number_of(data: bytes) -> int:
+    """Return the sequence number of the last of some frames: it stands at their very end."""
+    return int(data[data.rindex(b":") + 1 : -len("}\n\n")])
+
+
 class Flow:
     """A text that streams: an item's, and how much of it was shown.
 

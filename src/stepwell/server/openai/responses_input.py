@@ -31,7 +31,7 @@ from stepwell.server.openai.messages import (
     tool_specs,
 )
 from stepwell.server.openai.models import DEFAULT, resolve
-from stepwell.server.openai.responses_items import BACKGROUND, ELICITATION, LABEL, Object, Place, parse_place
+from stepwell.server.openai.responses_items import BACKGROUND, ELICITATION, LABEL, Object, parse_place
 from stepwell.specs import Limits, RunSpec
 from stepwell.tools.client import MOST
 
@@ -104,6 +104,7 @@ class Answer(NamedTuple):
         before: How many of the messages stand before it.
         known: The call stands in the same input.
         declined: The output says that it is none.
+        images: Whether images are part of the output.
     """
 
     field: str
@@ -114,6 +115,7 @@ class Answer(NamedTuple):
     before: int
     known: bool = False
     declined: bool = False
+    images: bool = False
 
 
 class Said(NamedTuple):
@@ -240,9 +242,18 @@ class _Reader:
         self._system: list[str] = []
         self._answers: list[Answer] = []
         self._calls: set[str] = set()
+        self._open: set[str] = set()
+        """Calls behind which nothing but results stands."""
+        self._outputs: set[str] = set()
+        self._late: dict[str, Message] = {}
+        """Results behind something else, by their calls."""
 
     def said(self) -> Said:
-        return Said(tuple(self._messages), "\n\n".join(filter(None, self._system)), tuple(self._answers))
+        messages = list[Message]()
+        for each in self._messages:
+            messages.append(each)
+            messages += [self._late[call.id] for call in each.calls if call.id in self._late]
+        return Said(tuple(messages), "\n\n".join(filter(None, self._system)), tuple(self._answers))
 
     def take(self, item: Object, field: str) -> None:
         match item.get("type", "message"):
@@ -264,11 +275,15 @@ class _Reader:
     def _message(self, item: Object, field: str) -> None:
         role = item.get("role")
         text, images = content(item.get("content"), f"{field}.content", self._max_pixels)
+        if images and role != "user":
+            raise InputError("Show images in a message of the user.", f"{field}.content")
         match role:
             case "user":
                 self._messages.append(Message("user", text, images))
+                self._open.clear()
             case "assistant":
                 self._messages.append(Message("assistant", text))
+                self._open.clear()
             case "system" | "developer":
                 self._system.append(text)
             case _:
@@ -283,6 +298,7 @@ class _Reader:
             raise InputError("Two calls have one id.", f"{field}.call_id")
         self._calls.add(id)
         self._called(ToolCall(id, name, arguments_of(item.get("arguments"), f"{field}.arguments")))
+        self._open.add(id)
 
     def _called(self, call: ToolCall) -> None:
         """Put calls that stand side by side, and the text before them, into one message."""
@@ -291,22 +307,30 @@ class _Reader:
             self._messages[-1] = msgspec.structs.replace(last, calls=(*last.calls, call))
         else:
             self._messages.append(Message("assistant", calls=(call,)))
+            self._open.clear()
 
     def _output(self, item: Object, field: str) -> None:
         id, known = as_text(item.get("call_id"), f"{field}.call_id"), False
         place, output = parse_place(id), item.get("output")
         text, images = self._result(output, f"{field}.output")
+        if id in self._outputs:
+            raise InputError(f"The call {id[:100]} has two outputs; send one.", f"{field}.call_id")
+        self._outputs.add(id)
         if id in self._calls:
-            known = True
-            self._messages.append(Message("tool", text, images, call=id))
+            known, result = True, Message("tool", text, images, call=id)
+            if id in self._open:
+                self._messages.append(result)
+            else:
+                self._late[id] = result
         elif place is None or place.part != "call":
             said = f"No tool call found for function call output with call_id {id[:100]}."
             raise InputError(said, f"{field}.call_id")
         if place is not None and place.part == "call":
-            if images and not known:
-                raise InputError("The output of a function is text here.", f"{field}.output")
-            declined = item.get("status") == "incomplete"
-            self._answered(f"{field}.call_id", place, None, text, known=known, declined=declined)
+            declined, before = item.get("status") == "incomplete", len(self._messages) + len(self._late)
+            answer = Answer(
+                f"{field}.call_id", place.thread, place.seq, None, text, before, known, declined, bool(images)
+            )
+            self._answers.append(answer)
 
     def _result(self, output: object, field: str) -> tuple[str, tuple[Image, ...]]:
         if isinstance(output, str | list):
@@ -321,6 +345,7 @@ class _Reader:
         told = as_text(output, f"{field}.output") if output is not None else str(error or "")[:4000]
         call = ToolCall(id, name, arguments_of(item.get("arguments"), f"{field}.arguments"))
         self._messages += [Message("assistant", calls=(call,)), Message("tool", told, call=id)]
+        self._open.clear()
 
     def _approval(self, item: Object, field: str) -> None:
         id = as_text(item.get("approval_request_id"), f"{field}.approval_request_id")
@@ -331,10 +356,5 @@ class _Reader:
         if not isinstance(approve, bool):
             raise InputError("This must be true or false.", f"{field}.approve")
         reason = as_text(item.get("reason"), f"{field}.reason")
-        self._answered(f"{field}.approval_request_id", place, approve, reason)
-
-    def _answered(
-        self, field: str, place: Place, approve: bool | None, text: str, *, known: bool = False, declined: bool = False
-    ) -> None:
-        before = len(self._messages)
-        self._answers.append(Answer(field, place.thread, place.seq, approve, text, before, known, declined))
+        before = len(self._messages) + len(self._late)
+        self._answers.append(Answer(f"{field}.approval_request_id", place.thread, place.seq, approve, reason, before))

@@ -22,6 +22,7 @@ from stepwell.server.openai.responses_input import ResponseBody, Said
 from stepwell.server.openai.responses_items import ResponseId
 from stepwell.server.openai.responses_store import UNKEPT, Kept, folded, kept
 from stepwell.specs import RunSpec
+from stepwell.store.base import ThreadInfo
 
 DAY = 24 * 3600 * 1000
 """Milliseconds of a day."""
@@ -96,6 +97,7 @@ class Beginner:
     async def _after(self, asking: Asking, before: Kept) -> ResponseId:
         """Go on from a response: answer what it waits for, or begin a run in its thread or in a fork."""
         encoder, id = before.encoder, before.id
+        _check_kept(asking, before.info, "previous_response_id")
         if encoder.end is None:
             raise Busy(f"Previous response with id {id} is not completed yet.", "previous_response_id")
         if before.next is not None:
@@ -129,9 +131,10 @@ class Beginner:
     async def _within(self, asking: Asking, thread: str) -> ResponseId:
         """Begin a run in a thread that the client names, or answer what it waits for."""
         try:
-            await self._service.info(asking.owner, thread)
+            info = await self._service.info(asking.owner, thread)
         except NotFound as error:
             raise NotFound(f"Conversation with id {thread[:100]!r} not found.", "conversation") from error
+        _check_kept(asking, info, "conversation")
         if asking.said.answers:
             return await self._answer(asking, thread, 0, whole=False)
         message = _next(asking.said)
@@ -201,6 +204,13 @@ class Beginner:
         message = told(said, whole=whole)
         ref = await answer_all(service, asking.owner, thread, choose, said=message, once=asking.once)
         return await self._named(thread, ref.run)
+
+
+def _check_kept(asking: Asking, info: ThreadInfo, named: str) -> None:
+    """Refuse to add what is not to be stored to a thread that is."""
+    if asking.body.store is False and info.expires != UNKEPT:
+        said = f"It goes on in a thread that is stored; leave out `store`, or send the conversation without `{named}`."
+        raise InputError(said, "store")
 
 
 def _next(said: Said) -> Message:

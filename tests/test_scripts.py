@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TOOLS = ("cat", "chmod", "cksum", "cp", "dirname", "find", "id", "mkdir", "rm", "sh")
+TOOLS = ("cat", "chmod", "cksum", "cp", "dirname", "find", "id", "mkdir", "readlink", "rm", "sh")
 
 PYTHON = """\
 case "$*" in

@@ -210,7 +210,8 @@ def test_a_message_counts_all_that_is_sent_of_it() -> None:
 
 
 def test_arguments_that_are_no_object_count_as_they_are_sent() -> None:
-    for wrong in ('"' * 1000, "[1]", "\ud800", "{"):
+    deep = '{"a":' + "[" * 100_000 + "]" * 100_000 + "}"
+    for wrong in ('"' * 1000, "[1]", "\ud800", "{", deep):
         sent = Counter().message(Message("assistant", calls=(ToolCall("", "f", wrong),))) - 8 - 16 - 1
         assert sent >= len(msgspec.json.encode(wrong.replace("\ud800", "\ufffd"))) + len('{"_invalid":}')
 

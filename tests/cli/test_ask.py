@@ -83,6 +83,10 @@ def test_retries_are_told_while_they_happen(tmp_path: Path) -> None:
         (["ask", "hi", "--data", "/proc/nope"], 1, "/proc/nope"),
         (["ask"], 2, "question"),
         (["ask", "hi", "--nope"], 2, "--nope"),
+        (["ask", ""], 1, "empty"),
+        (["ask", " \n"], 1, "empty"),
+        (["run", ""], 1, "empty"),
+        (["steer", "0123", " "], 1, "empty"),
         (["nope"], 2, "nope"),
     ],
 )
@@ -212,6 +216,40 @@ def test_a_folder_that_something_else_holds_is_an_error_with_a_remedy(tmp_path: 
         assert (done.code, done.out) == (1, "")
         assert "stepwell serve" in done.err
         assert "secret" not in done.err
+
+    asyncio.run(main())
+
+
+def test_a_server_that_is_halted_is_given_up_soon(tmp_path: Path) -> None:
+    async def main() -> None:
+        cli = Cli(tmp_path)
+        async with cli.serving() as server:
+            server.process.send_signal(signal.SIGSTOP)
+            done = await cli.run("ask", "hello")
+            assert (done.code, done.out, "stepwell serve" in done.err) == (1, "", True)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("answer", ["<html>hello</html>", "{}", '{"models": 7}'])
+def test_a_stranger_at_the_address_of_a_server_that_died_is_not_taken_for_it(tmp_path: Path, answer: str) -> None:
+    async def strange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {len(answer)}\r\n\r\n{answer}".encode())
+        writer.close()
+
+    async def main() -> None:
+        cli = Cli(tmp_path)
+        cli.data.mkdir(mode=0o700)
+        async with await asyncio.start_server(strange, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            (cli.data / "server.json").write_text(f'{{"url": "http://127.0.0.1:{port}", "key": "sw_0_0", "pid": 1}}')
+            looked = await cli.run("doctor")
+            with open(cli.data / "lock", "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                done = await cli.run("ask", "hello")
+        assert (looked.code, "off  server:" in looked.out) == (0, True)
+        assert (done.code, done.out, len(done.err.splitlines())) == (1, "", 1)
 
     asyncio.run(main())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 
@@ -152,6 +153,43 @@ def test_what_a_model_writes_cannot_steer_the_terminal(tmp_path: Path) -> None:
             async with Cli(tmp_path).at(endpoint.base_url).chatting() as terminal:
                 await terminal.enter("hello", "\ufffd]0;owned\ufffd[red]not red[/red] \ufffd31m:smile:", "> ")
                 assert "\x1b]0;" not in terminal.raw
+
+    asyncio.run(main())
+
+
+def test_a_person_types_chinese_whatever_the_locale(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Endpoint([text("好")]) as endpoint:
+            cli = Cli(tmp_path, LC_ALL="C").at(endpoint.base_url)
+            async with cli.chatting() as terminal:
+                await terminal.enter("北京的天气 é 👍", "好\n", "> ")
+            assert endpoint.requests[0].body["messages"][-1]["content"] == "北京的天气 é 👍"
+
+    asyncio.run(main())
+
+
+def test_what_is_typed_for_a_file_leaves_answers_alone_in_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        master, slave = os.openpty()
+        process = await Cli(tmp_path).start("chat", stdin=slave)
+        os.close(slave)
+        assert process.stderr is not None
+        for keys in (b"what is 1+1?\n", b"\x04"):
+            await asyncio.wait_for(process.stderr.readuntil(b"> "), 20)
+            os.write(master, keys)
+        done = await finish(process)
+        os.close(master)
+        assert (done.code, done.out) == (0, "1+1 = 2\n")
+
+    asyncio.run(main())
+
+
+def test_a_command_at_the_prompt_is_no_message(tmp_path: Path) -> None:
+    async def main() -> None:
+        cli = Cli(tmp_path)
+        async with cli.chatting() as terminal:
+            await terminal.enter("/stop", "No run of this thread is open.", "> ")
+        assert await cli.threads() == []
 
     asyncio.run(main())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -187,6 +188,30 @@ def test_a_folder_that_others_can_read_is_pointed_out(tmp_path: Path) -> None:
     done = doctor(cli)
     assert done.code == 0
     assert remedy_of(done, "data folder").endswith(f"chmod 700 {cli.data}")
+
+
+def test_a_folder_that_takes_no_bytes_is_found(tmp_path: Path) -> None:
+    def forbid() -> None:  # as on a full disk, a file can be made there and nothing be written to it
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    cli = Cli(tmp_path)
+    cli.data.mkdir(mode=0o700)
+    done = asyncio.run(cli.run("doctor", preexec_fn=forbid))
+    assert (done.code, "BAD  data folder" in done.out) == (1, True)
+
+
+def test_the_server_of_another_folder_is_not_taken_for_this_ones(tmp_path: Path) -> None:
+    async def main() -> None:
+        one, other = Cli(tmp_path / "one"), Cli(tmp_path / "other")
+        for each in (one, other):
+            each.data.mkdir(mode=0o700, parents=True)
+        async with one.serving() as server:
+            address = f'{{"url": "{server.url}", "key": "sw_00000000_of_a_server_that_died", "pid": 1}}'
+            (other.data / "server.json").write_text(address)
+            assert f"ok   server: {server.url}" in (await one.run("doctor")).out
+            assert "off  server:" in (await other.run("doctor")).out
+
+    asyncio.run(main())
 
 
 def test_a_running_server_and_a_folder_held_otherwise_are_told_apart(tmp_path: Path) -> None:

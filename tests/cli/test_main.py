@@ -86,3 +86,4 @@ def test_long_text_is_shortened_to_one_line(words: str, limit: int, shown: str) 
 
 def test_control_characters_are_made_visible() -> None:
     assert visible("a\x1b[0m\tb\r\nc\x07\x9b\rd") == "a\ufffd[0m\tb\nc\ufffd\ufffd\ufffdd"
+    assert visible("a\u202etxt.exe\u2066b\u200d") == "a\ufffdtxt.exe\ufffdb\u200d"

@@ -6,6 +6,7 @@ import asyncio
 import json
 from pathlib import Path
 
+import apsw
 import pytest
 
 from tests.cli.running import WAIT, Cli, finish
@@ -93,6 +94,53 @@ def test_what_is_typed_while_a_run_goes_on_waits_or_reaches_the_agent(tmp_path: 
                     await terminal.expect(words)
             assert (await said(endpoint, 1))[-1] == "now"
             assert (await said(endpoint, 2))[-1] == "later"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("command", [["ask"], ["run", "--react"]])
+def test_who_leaves_at_a_question_is_told_how_to_answer_it_later(tmp_path: Path, command: list[str]) -> None:
+    async def main() -> None:
+        async with Endpoint([calls("1+1")]) as endpoint:
+            cli = Cli(tmp_path, **ASK).at(endpoint.base_url)
+            async with cli.terminal(*command, "go") as terminal:
+                await terminal.expect("y: run it")
+                terminal.type("\x04")
+                await terminal.expect(" approve ")
+                assert await terminal.left() == 130
+
+    asyncio.run(main())
+
+
+def test_an_answer_may_look_like_a_command(tmp_path: Path) -> None:
+    async def main() -> None:
+        asked = tool_calls(("c", "ask_human", ['{"question": "Which file?"}']))
+        async with Endpoint([asked, text("I see.")]) as endpoint:
+            cli = Cli(tmp_path, STEPWELL_TOOLS__ASK_HUMAN__ENABLED="true").at(endpoint.base_url)
+            async with cli.chatting() as terminal:
+                await terminal.enter("go", "answer with text")
+                await terminal.enter("/queue", "No message waits.")
+                await terminal.enter("/etc/hosts", "I see.\n", "> ")
+            assert (await said(endpoint, 1))[-1] == "/etc/hosts"
+
+    asyncio.run(main())
+
+
+def test_who_has_the_folder_decides_for_any_owner_and_sees_the_run_go_on(tmp_path: Path) -> None:
+    async def main() -> None:
+        replies = [calls("1+1"), text("It is 2."), text("It is two.")]
+        async with Endpoint(replies) as endpoint:
+            cli = Cli(tmp_path, **ASK).at(endpoint.base_url)
+            assert (await cli.run("ask", "go")).code == 3
+            (thread,) = await cli.threads()
+            db = apsw.Connection(str(cli.data / "stepwell.db"))
+            db.execute("UPDATE threads SET owner = 'bob'")
+            db.close()
+            done = await cli.run("approve", thread, "6")
+            assert (done.code, done.out) == (0, "It is 2.\n"), done
+            again = await cli.run("regenerate", thread)
+            assert (again.code, again.out) == (0, "It is two.\n"), again
+            assert (await cli.run("ask", "hello", "--thread", thread)).code == 1
 
     asyncio.run(main())
 

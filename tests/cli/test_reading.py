@@ -66,6 +66,10 @@ def test_threads_are_listed_newest_first_for_programs_and_for_people(tmp_path: P
             await terminal.expect("title")
             await terminal.expect(lines[0][:12])
             await terminal.expect("what is 1+1?")
+        async with cli.terminal("threads", env={"COLUMNS": "40", "LANG": "zh_CN.UTF-8"}) as terminal:
+            assert await terminal.left() == 0
+            for line in lines:  # a command takes the id from here, so that it is whole on any screen
+                await terminal.expect(line[:12])
 
     asyncio.run(main())
 

@@ -23,7 +23,8 @@ def test_the_first_start_tells_address_key_and_the_next_command_a_later_one_no_k
             lines = server.lines
             assert lines[0].startswith("Stepwell serves http://127.0.0.1:")
             assert lines[1].startswith("API key: sw_")
-            assert lines[3].replace("'", "").endswith("stepwell chat")  # quoted, where the path has a space
+            # Another terminal has no STEPWELL_DATA of this one. Quoted, where a path has a space.
+            assert lines[3].replace("'", "").endswith(f"stepwell chat --data {cli.data}")
             key = lines[1].split()[-1]
             async with aiohttp.ClientSession(headers={"authorization": f"Bearer {key}"}) as session:
                 async with session.get(f"{server.url}/api/threads") as response:

@@ -7,7 +7,7 @@ import msgspec
 from stepwell.cli import interrupts
 from stepwell.cli.connection import Connection, connected
 from stepwell.cli.lines import Lines
-from stepwell.cli.place import Manner, Place
+from stepwell.cli.place import Manner, Place, worded
 from stepwell.cli.screen import Screen, short
 from stepwell.cli.session import Outcome, Session
 from stepwell.cli.sources import Sources
@@ -27,7 +27,7 @@ def run(screen: Screen, sources: Sources, *, question: str, model: str, thread: 
 
 
 async def _ask(screen: Screen, sources: Sources, question: str, model: str, thread: str, json: bool) -> int:
-    config = sources.config(screen)
+    config, question = sources.config(screen), worded(screen, question)
     turn, outcome, manner = Turn(), "left", Manner(model)
     with interrupts.Interrupts() as interrupt:
         async with connected(config, screen, sources.file) as connection:
@@ -40,8 +40,8 @@ async def _ask(screen: Screen, sources: Sources, question: str, model: str, thre
                 place = await connection.send(question, thread=place.thread, manner=manner)
                 turn, outcome = await _follow(connection, place, screen, stop, manner)
             await stop.over()
-            if outcome == "waits":
-                await tell(connection, screen, sources, place.thread)
+            if outcome != "ended" and not stop.wanted:
+                await tell(connection, screen, sources, place.thread, left=outcome == "left")
     if stop.wanted or outcome == "left":
         return 130
     if json:

@@ -58,10 +58,12 @@ def typed(question: QuestionInfo, line: str) -> Reply | None:
             refused = word.lower() in ("deny", "no") and question.form is not None
             return Reply("deny", rest.strip()) if refused else given(question, line.strip())
         case _:
-            decision = _WORDS[question.kind].get(word.lower())
-            return Reply(decision, rest.strip(), hash=question.hash) if decision else None
+            decision, why = _WORDS[question.kind].get(word.lower()), rest.strip()
+            return Reply(decision, why, hash=question.hash) if decision and not (why and decision in _ALONE) else None
 
 
+_ALONE = frozenset({"approve", "retry", "continue"})
+"""Decisions that let something happen: a line that goes on after their word is no decision, but perhaps a message."""
 _YES: dict[str, Decision] = {"y": "approve", "yes": "approve", "n": "deny", "no": "deny"}
 _WORDS: dict[str, dict[str, Decision]] = {
     "confirm": _YES,
@@ -75,11 +77,11 @@ def _approval(question: QuestionInfo, word: str, rest: str) -> Reply | None:
     """What is decided is bound to what was shown: a call that changed since is refused."""
     hash = question.hash
     if word in ("a", "always"):
-        return Reply("approve", scope="tool" if rest == "tool" else "call", hash=hash)
+        return Reply("approve", scope="tool" if rest else "call", hash=hash) if rest in ("", "tool") else None
     if word in ("e", "edit"):
         return Reply("approve", arguments=rest, hash=hash) if rest else None
     decision = _YES.get(word.lower())
-    return Reply(decision, rest if decision == "deny" else "", hash=hash) if decision else None
+    return Reply(decision, rest, hash=hash) if decision and not (rest and decision in _ALONE) else None
 
 
 def given(question: QuestionInfo, text: str) -> Reply | None:

@@ -14,7 +14,7 @@ from stepwell.cli.live import Live
 from stepwell.cli.place import PLAIN, Manner, Place
 from stepwell.cli.program import command
 from stepwell.cli.screen import Screen
-from stepwell.cli.session import Session
+from stepwell.cli.session import Session, is_command
 from stepwell.cli.sources import Sources
 from stepwell.cli.stopping import Stop
 from stepwell.cli.waiting import tell
@@ -77,6 +77,9 @@ class _Talk:
 
     async def answer(self, said: str) -> int:
         """Send a message and show the run that answers; return 0 unless it failed."""
+        if self.lines.typed and is_command(said):
+            self._screen.note(self._screen.say("no_run"), "warn")
+            return 0
         stop = Stop(self._connection, self._screen, self._interrupt)
         try:
             self.place = await self._connection.send(said, thread=self.place.thread, manner=self.manner)

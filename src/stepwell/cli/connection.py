@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from stepwell.cli.remote import Remote
 
 FACE = "cli"
-TRIES = 30
+PATIENCE = 4.0
+"""Seconds after which no new try is begun: the folder may be another `ask`'s, or a server's that is about to answer."""
 PAUSE = 0.1
-"""Seconds between two tries: the folder may be another `ask`'s, or a server's that is about to answer."""
+"""Seconds between two tries."""
 
 
 class Connection(Protocol):
@@ -133,7 +134,9 @@ async def connected(config: Config, screen: Screen, named: Path | None = None) -
 
 
 async def _connect(config: Config, screen: Screen, named: Path | None) -> Connection:
-    for left in range(TRIES, 0, -1):
+    loop = asyncio.get_running_loop()
+    end = loop.time() + PATIENCE
+    while True:
         try:
             return Local(open_host(config), screen)
         except DataInUse:
@@ -142,9 +145,9 @@ async def _connect(config: Config, screen: Screen, named: Path | None) -> Connec
                 if named is not None and found.settings != config.fingerprint:
                     screen.note(screen.say("other_settings", url=found.url, file=named), "warn")
                 return found
-        if left > 1:
-            await asyncio.sleep(PAUSE)
-    raise DataInUse(screen.say("in_use", folder=config.folder))
+        if loop.time() > end:
+            raise DataInUse(screen.say("in_use", folder=config.folder))
+        await asyncio.sleep(PAUSE)
 
 
 class Local:
@@ -188,7 +191,8 @@ class Local:
 
     async def follow(self, place: Place, after: int = 0) -> AsyncGenerator[list[Item]]:
         """Yield a run as it happens; see the port."""
-        batches = self._service.follow(OWNER, place.thread, Cursor(after or max(0, place.run - 1)))
+        owner = await self._owner(place.thread)
+        batches = self._service.follow(owner, place.thread, Cursor(after or max(0, place.run - 1)))
         async with aclosing(batches):
             async for items in batches:
                 yield items
@@ -197,7 +201,12 @@ class Local:
 
     async def cancel(self, place: Place) -> None:
         """Ask a run to stop."""
-        await self._service.cancel(OWNER, place.thread, place.run)
+        await self._service.cancel(await self._owner(place.thread), place.thread, place.run)
+
+    async def _owner(self, thread: str) -> str:
+        # Who has the folder may see all of it.
+        found = await self._service.store.thread(thread)
+        return found.owner if found else OWNER
 
     async def pins(self, prefix: str) -> list[Pin]:
         """Return the pinned facts of a thread; see the port."""

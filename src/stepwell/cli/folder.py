@@ -42,7 +42,8 @@ def _folder(folder: Path, screen: Screen) -> Finding:
             return Finding(name, "ok", screen.say("doctor_folder_new", folder=folder))
         return Finding(name, "bad", screen.say("doctor_unwritable", folder=above), other)
     try:
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            file.write(bytes(4096))
             mode = stat.S_IMODE(folder.stat().st_mode)
     except OSError as error:
         return Finding(name, "bad", f"{folder}: {error.strerror}", other)

@@ -25,6 +25,10 @@ class Lines:
         """Whether a person types them."""
         self._rest = b""
         self._ended = self._left = False
+        self._kept: list[str] = []
+        if self.typed and readline:
+            for each in ("input-meta on", "convert-meta off", "output-meta on"):
+                readline.parse_and_bind(f"set {each}")  # else bytes of UTF-8 are editing commands in the locale C
 
     @contextlib.contextmanager
     def listening(self, take: Callable[[str | None], None]) -> Generator[None]:
@@ -53,6 +57,13 @@ class Lines:
             if self.typed:
                 loop.remove_reader(descriptor)
 
+    def keep(self, line: str | None) -> None:
+        """Have a line that was handed over and not used be the next one; None is Ctrl-D."""
+        if line is None:
+            self.leave()
+        else:
+            self._kept.append(line)
+
     def leave(self) -> bool:
         """Take it that the person has left: there is no next line. Return True."""
         self._left = True
@@ -64,6 +75,8 @@ class Lines:
         Args:
             prompt: Shown to a person.
         """
+        if self._kept:
+            return self._kept.pop(0)
         if self._left:
             return None
         loop = asyncio.get_running_loop()
@@ -86,6 +99,10 @@ class Lines:
         write(prompt + (readline.get_line_buffer() if readline else ""))
 
     def _ask(self, prompt: str) -> str | None:
+        if not sys.stdout.isatty():  # answers go to a file, and the prompt is none of them
+            sys.stderr.write(prompt)
+            sys.stderr.flush()
+            prompt = ""
         try:
             return input(prompt)
         except (EOFError, OSError):  # OSError: the terminal went away

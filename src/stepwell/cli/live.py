@@ -50,7 +50,7 @@ class Live:
     def __init__(self, screen: Screen, put: Put | None = None, after: int = 0) -> None:
         self._screen, self._turn, self._tree = screen, Turn(), Tree(screen, self._put)
         self._line, self._after = put, after
-        self._text = self._thinking = ""
+        self._text = ""
         self._engine: EngineName = "chat"
         self._begun = set[str]()
         """Calls that were shown."""
@@ -82,7 +82,7 @@ class Live:
     def _show(self, item: Item) -> None:
         match item.event:
             case MessageStarted():
-                self._text = self._thinking = ""
+                self._text = ""
             case ThinkingDelta(text=text):
                 self._think(text)
             case TextDelta(text=text):
@@ -154,7 +154,6 @@ class Live:
             self._screen.aside(words + "\n", style)
 
     def _think(self, text: str) -> None:
-        self._thinking += text
         self._screen.aside(text, "dim")
         self._apart = True
 
@@ -172,14 +171,14 @@ class Live:
         if rest := message.content[len(self._text) :]:
             self._speak(rest)
         self._break()
-        self._text = self._thinking = ""
+        self._text = ""
 
     def _void(self) -> None:
         if self._text:
             self._break()
             self._aside(self._screen.say("void"), "dim")
         self._break()
-        self._text = self._thinking = ""
+        self._text = ""
 
     def _fail(self, failed: ModelFailed) -> None:
         self._break()

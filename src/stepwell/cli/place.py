@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from stepwell.cli.screen import Screen
+from stepwell.errors import InputError
 from stepwell.events import Policy
 from stepwell.specs import EngineName
 
@@ -41,3 +43,14 @@ class Manner(NamedTuple):
 
 
 PLAIN = Manner()
+
+
+def worded(screen: Screen, text: str) -> str:
+    """Return what a person says, unless they say nothing: an empty variable of a shell is no question that costs money.
+
+    Raises:
+        InputError: It is blank.
+    """
+    if not text.strip():
+        raise InputError(screen.say("nothing_said"), "content")
+    return text

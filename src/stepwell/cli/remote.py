@@ -7,7 +7,7 @@ import secrets
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
@@ -59,6 +59,11 @@ class _Line(msgspec.Struct, frozen=True):
     error: dict[str, Any] | None = None
 
 
+class _Models(msgspec.Struct, frozen=True):
+    models: list[dict[str, Any]]
+
+
+_models = msgspec.json.Decoder(_Models)
 _lines = msgspec.json.Decoder(_Line)
 _pieces = msgspec.json.Decoder(Transient)
 
@@ -116,11 +121,11 @@ class Remote:
         return self._session.request(method, self._address.url + path, headers=headers, **options)
 
     async def answers(self) -> bool:
-        """Tell whether a server is there."""
+        """Tell whether the server of this folder is there, and not a stranger who came to its address."""
         try:
-            async with self._request("GET", "/health", timeout=aiohttp.ClientTimeout(total=3.0)) as response:
-                return response.status == 200
-        except _LOST:
+            async with self._request("GET", "/api/models", timeout=aiohttp.ClientTimeout(total=3.0)) as response:
+                return response.status == 200 and bool(_models.decode(await response.read()).models)
+        except (*_LOST, msgspec.DecodeError):
             return False
 
     async def find(self, prefix: str) -> Place:
@@ -247,9 +252,14 @@ class Remote:
         try:
             async with self._request(method, path, json=body, params=params, headers=headers) as response:
                 await self._check(response)
-                return cast(dict[str, Any], msgspec.json.decode(await response.read() or b"{}"))
+                status, data = response.status, await response.read() or b"{}"
         except _LOST as error:
             raise StepwellError(self._screen.say("server_silent", url=self.url, cause=_words(error))) from error
+        try:
+            return msgspec.json.decode(data, type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            said = self._screen.say("server_odd", url=self.url, status=status, cause=error)
+            raise StepwellError(said) from error
 
     async def _check(self, response: aiohttp.ClientResponse) -> None:
         """Raise what the server refuses with, in its words.

@@ -12,7 +12,7 @@ from stepwell.cli.texts import text
 
 Style = Literal["", "dim", "tool", "good", "bad", "warn", "strong"]
 
-_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class Screen:
@@ -62,7 +62,7 @@ class Screen:
 
 
 def visible(words: str) -> str:
-    """Return text that cannot steer a terminal: control characters become U+FFFD."""
+    """Return text that cannot steer a terminal: control characters, and those that turn text round, become U+FFFD."""
     return _UNSAFE.sub("\ufffd", words.replace("\r\n", "\n"))
 
 

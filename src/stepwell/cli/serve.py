@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+from pathlib import Path
 from types import FrameType
 
 from stepwell.cli.program import command
 from stepwell.cli.screen import Screen
 from stepwell.cli.sources import Sources
+from stepwell.config import Config
 from stepwell.wiring.host import serve
 from stepwell.wiring.models import faults
 
@@ -22,7 +25,7 @@ def run(screen: Screen, sources: Sources, *, host: str | None, port: int | None)
         screen.line(screen.say("serving", url=url), "good")
         if key:
             screen.line(screen.say("serving_key", key=key), "strong")
-        screen.line(screen.say("serving_next", command=command(sources, "chat")))
+        screen.line(screen.say("serving_next", command=command(_elsewhere(sources, config), "chat")))
         screen.line(screen.say("serving_stop"), "dim")
         for name, cause in unusable.items():
             screen.note(screen.say("serving_without", name=name, cause=cause), "warn")
@@ -34,6 +37,12 @@ def run(screen: Screen, sources: Sources, *, host: str | None, port: int | None)
     except KeyboardInterrupt:
         screen.aside("\n")
     return 0
+
+
+def _elsewhere(sources: Sources, config: Config) -> Sources:
+    """Name the data folder where it is not the usual one: another terminal may lack the variable that does so here."""
+    usual = Path(os.path.expanduser(Config.model_fields["data"].default))
+    return sources if config.folder == usual else sources._replace(data=sources.data or config.folder)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

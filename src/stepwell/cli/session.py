@@ -26,6 +26,13 @@ Outcome = Literal["ended", "waits", "left"]
 
 _Happening = list[Item] | str | StepwellError | None
 SHOWN = 60
+_COMMANDS = frozenset({"steer", "interrupt", "queue", "stop", "pause", "resume"})
+"""What can be typed after `/`."""
+
+
+def is_command(line: str) -> bool:
+    """Tell whether a typed line is for the run and not for the agent: `/stop` is, a path such as `/etc` is not."""
+    return line.startswith("/") and line[1:].strip().partition(" ")[0] in _COMMANDS
 
 
 class Session:
@@ -64,7 +71,7 @@ class Session:
         if place.run:
             self._stop.started(place)
         else:
-            self._mine.add(place.queued)
+            self._wait_for(place.queued)
         pump = asyncio.create_task(self._pump((place.run or place.queued) - 1, happenings))
         try:
             with self._lines.listening(happenings.put_nowait) if self._lines else nullcontext():
@@ -75,6 +82,14 @@ class Session:
         finally:
             pump.cancel()
             await asyncio.wait([pump])
+            self._keep(happenings)
+
+    def _keep(self, happenings: asyncio.Queue[_Happening]) -> None:
+        """Leave what was typed and not taken to whoever reads the next line."""
+        while self._lines is not None and not happenings.empty():
+            happened = happenings.get_nowait()
+            if happened is None or isinstance(happened, str):
+                self._lines.keep(happened)
 
     async def _pump(self, after: int, happenings: asyncio.Queue[_Happening]) -> None:
         try:
@@ -101,8 +116,8 @@ class Session:
         return None
 
     async def _happened(self, item: Item) -> Outcome | None:
-        if isinstance(item.event, RunStarted) and item.event.queued in self._mine:
-            self._mine.remove(item.event.queued)
+        if isinstance(item.event, RunStarted) and (mine := self._mine & {item.event.queued, item.run}):
+            self._mine -= mine
             self._place = self._place._replace(run=item.run)
             self._stop.next(self._place)
         if item.run not in (0, self._place.run):
@@ -148,7 +163,7 @@ class Session:
         if not line.strip():
             return
         try:
-            if line.startswith("/"):
+            if is_command(line) or (line.startswith("/") and not self._asked):
                 await self._command(line)
             elif self._asked:
                 await self._decide(self._asked[0], line)
@@ -169,10 +184,15 @@ class Session:
     async def _send(self, text: str, manner: Manner) -> None:
         place = await self._connection.send(text, thread=self._place.thread, manner=manner)
         if place.queued:
-            self._mine.add(place.queued)
-            self._screen.note(self._screen.say("queued", item=place.queued))
+            self._wait_for(place.queued)
         elif place.steered and self._manner.policy != "steer":  # there the front answers
             self._screen.note(self._screen.say("steered"))
+        elif place.run != self._place.run:  # the run that is shown was over, and this one is shown next
+            self._mine.add(place.run)
+
+    def _wait_for(self, item: int) -> None:
+        self._mine.add(item)
+        self._screen.note(self._screen.say("queued", item=item))
 
     async def _command(self, line: str) -> None:
         word, _, rest = line[1:].strip().partition(" ")
@@ -180,8 +200,11 @@ class Session:
             case "steer" | "queue" | "interrupt" if rest:
                 await self._send(rest, self._manner._replace(policy=word))
             case "queue":
-                for each in await self._people.queue(self._place.thread):
+                waiting = await self._people.queue(self._place.thread)
+                for each in waiting:
                     self._screen.note(f"{each.item}  {short(each.text, SHOWN)}")
+                if not waiting:
+                    self._screen.note(self._screen.say("no_queue"))
             case "stop":
                 await self._connection.cancel(self._place)
             case "pause":

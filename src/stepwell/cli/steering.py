@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from stepwell.cli import interrupts
 from stepwell.cli.connection import Connection, connected
-from stepwell.cli.place import Place
+from stepwell.cli.place import Place, worded
 from stepwell.cli.screen import Screen
 from stepwell.cli.sources import Sources
 from stepwell.cli.waiting import go_on
@@ -38,7 +38,8 @@ def run(
     path: str = "",
 ) -> int:
     """Do `action` to the open run and return the exit code."""
-    return interrupts.run(_steer(screen, sources, action, thread, Said(text, interrupt, path)))
+    said = Said(worded(screen, text) if action == "steer" else "", interrupt, path)
+    return interrupts.run(_steer(screen, sources, action, thread, said))
 
 
 async def _steer(screen: Screen, sources: Sources, action: str, thread: str, said: Said) -> int:

@@ -6,7 +6,7 @@ from stepwell.cli import interrupts
 from stepwell.cli.connection import connected
 from stepwell.cli.lines import Lines
 from stepwell.cli.live import Live
-from stepwell.cli.place import Manner
+from stepwell.cli.place import Manner, worded
 from stepwell.cli.screen import Screen
 from stepwell.cli.session import Session
 from stepwell.cli.sources import Sources
@@ -23,7 +23,7 @@ def run(
 
 
 async def _run(screen: Screen, sources: Sources, goal: str, manner: Manner, thread: str, follow: bool) -> int:
-    config, lines = sources.config(screen), Lines()
+    config, lines, goal = sources.config(screen), Lines(), worded(screen, goal)
     with interrupts.Interrupts() as interrupt:
         async with connected(config, screen, sources.file) as connection:
             stop = Stop(connection, screen, interrupt)
@@ -36,7 +36,8 @@ async def _run(screen: Screen, sources: Sources, goal: str, manner: Manner, thre
             session = Session(connection, screen, stop, live.show, lines if lines.typed else None, manner)
             outcome = await session.follow(place)
             await stop.over()
-            if outcome == "waits":
-                await tell(connection, screen, sources, place.thread)
-                return WAITS
+            if outcome != "ended" and not stop.wanted:
+                await tell(connection, screen, sources, place.thread, left=outcome == "left")
+    if outcome == "waits":
+        return WAITS
     return 130 if stop.wanted or outcome == "left" else 0 if live.answered else 1

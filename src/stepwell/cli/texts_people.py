@@ -134,6 +134,7 @@ PEOPLE = MappingProxyType(
         "answer_with": ("decide with: {command}", "用此命令答复：{command}"),
         "resume_with": ("The run is halted; it goes on with: {command}", "运行已暂停；用此命令继续：{command}"),
         # open runs
+        "nothing_said": ("The text is empty; say something.", "内容为空；请输入文字。"),
         "no_run": ("No run of this thread is open.", "此会话没有正在进行的运行。"),
         "did_steer": ("It was told.", "已告知。"),
         "did_pause": ("It halts before its next step.", "将在下一步之前暂停。"),

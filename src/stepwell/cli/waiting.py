@@ -19,8 +19,8 @@ SHOWN_ID = 12
 """Characters of an id that a person sees; its beginning is enough for every command."""
 
 
-async def tell(connection: Connection, screen: Screen, sources: Sources, thread: str) -> None:
-    """Say what a run waits for, and the commands that let it go on."""
+async def tell(connection: Connection, screen: Screen, sources: Sources, thread: str, *, left: bool = False) -> None:
+    """Say what a run waits for, and the commands that let it go on; one that a person left may wait for nothing."""
     questions = await connection.people.questions(thread)
     id = thread[:SHOWN_ID] if screen.watched else thread
     for each in questions:
@@ -28,7 +28,9 @@ async def tell(connection: Connection, screen: Screen, sources: Sources, thread:
             screen.note(line, "warn")
         word = "approve" if each.kind in ("approval", "confirm") else "answer"
         screen.note("  " + screen.say("answer_with", command=command(sources, word, id, str(each.seq))))
-    if not questions:
+    if not questions and left:
+        screen.note(screen.say("go_on", command=command(sources, "chat", "--thread", id)))
+    elif not questions:
         screen.note(screen.say("resume_with", command=command(sources, "resume", id)), "warn")
 
 

@@ -124,6 +124,11 @@ def test_where_thinking_has_its_field_the_text_is_left_as_it_is() -> None:
     assert (reply.thinking, reply.text) == ("hm", "<think>a</think>")
 
 
+def test_text_that_could_have_begun_a_tag_is_not_lost_when_thinking_comes_in_its_field() -> None:
+    reply = both(body(chunk(content="<t"), chunk(reasoning_content="hm"), chunk(content="d>"), chunk("stop")))
+    assert (reply.thinking, reply.text) == ("hm", "<td>")
+
+
 def test_white_space_without_end_is_not_held_back_without_end() -> None:
     reader = ReplyReader()
     shown = 0

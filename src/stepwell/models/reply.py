@@ -176,17 +176,18 @@ def _opens_another(call: _Call, piece: Piece, name: str, text: str) -> bool:
 class _Think:
     """Takes `<think>` blocks from the start of a reply, where servers without a field for thinking leave them."""
 
-    __slots__ = ("_held", "_inside", "_seen", "_shown", "over")
+    __slots__ = ("_inside", "_seen", "_shown", "held", "over")
 
     def __init__(self) -> None:
-        self._held = self._inside = ""
+        self.held = self._inside = ""
+        """Text that may begin or end a tag."""
         self._seen = self._shown = False
         self.over = False
         """Whether the rest of the text is the answer."""
 
     def read(self, text: str, *, last: bool) -> tuple[str, str]:
         """Return of more text what is the answer's and what is thinking; half a tag waits, unless this is the end."""
-        text, self._held = self._held + text, ""
+        text, self.held = self.held + text, ""
         thinking: list[str] = []
         while text and not self.over:
             text = self._read_inside(text, thinking, last=last) if self._inside else self._read_start(text, last=last)
@@ -201,7 +202,7 @@ class _Think:
         if not head and self._seen:
             return ""
         if not last and len(text) < _MOST_HELD and any(tag.startswith(head) for tag in _THINK):
-            self._held = text
+            self.held = text
             return ""
         self.over = True
         return head if self._seen else text
@@ -217,7 +218,7 @@ class _Think:
         if found:
             self._inside = ""
         elif not last:
-            self._held = text[len(before) :]
+            self.held = text[len(before) :]
         thinking.append(before if self._shown else before.lstrip())
         self._shown = self._shown or before != ""
         return after
@@ -316,8 +317,9 @@ class ReplyReader:
         if self._thinking:
             thinking = "".join(self._thinking)
             self._thinking.clear()
-            self._think = None
-        if self._think is not None and (text or last):
+            if self._think is not None:  # there is a field for it, so text is text, and what was held is, too
+                text, self._think = self._think.held + text, None
+        elif self._think is not None and (text or last):
             text, thinking = self._think.read(text, last=last)
             if self._think.over:
                 self._think = None

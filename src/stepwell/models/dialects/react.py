@@ -156,7 +156,8 @@ _SPEAKER = {"user": "Human", "assistant": "AI"}
 _LINE_ENDS = "\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
 _INVISIBLE = rf"(?:[^\S{_LINE_ENDS}]|[\u200b-\u200f\u2060\ufeff])*+"
 _POSING = re.compile(
-    rf"((?:^|[{_LINE_ENDS}]){_INVISIBLE})(?=(?:{'|'.join(_LABELS)}|Thought|Question|Human|AI){_INVISIBLE}[:：])"
+    rf"((?:^|[{_LINE_ENDS}]){_INVISIBLE})"
+    rf"(?=(?:\*\*)?(?:{'|'.join(_LABELS)}|Thought|Question|Human|AI){_INVISIBLE}(?:\*\*)?{_INVISIBLE}[:：])"
 )
 _LEADING_LABEL = re.compile(r"[ \t\r\n]*(?:Thought[:：][ \t\r\n]*)*")
 _ACTION_LINE = re.compile(r"(?:^|[\r\n])[ \t]*(?:\*\*)?Action(?: Input)?(?:\*\*)?[:：]")

@@ -10,7 +10,9 @@ from typing import Annotated, Any, NoReturn, cast
 
 import msgspec
 from fastapi import Header, HTTPException, Path, Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 
 from stepwell.messages import clean
 from stepwell.runs.requests import Once, RunRef
@@ -20,6 +22,7 @@ Key = Annotated[
     str | None, Header(alias="Idempotency-Key", max_length=200, description="Makes a repeated request happen once.")
 ]
 ThreadId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="The thread's id.")]
+JSON = "application/json"
 MOST_VALUES = 200_000
 """Values of a body: it is taken apart in one piece, in which nobody else is heard, and as many take 0.2 seconds."""
 DEEPEST = 200
@@ -34,24 +37,66 @@ class JsonRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler, given a request that reads strictly."""
-        handle = super().get_route_handler()
+        handle, plain = super().get_route_handler(), _plain_of(self)
 
         async def strict(request: Request) -> Response:
             request = _JsonRequest(request.scope, request.receive)
-            kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-            if kind != "application/json" and not kind.endswith("+json") and await request.body():
-                raise HTTPException(
-                    415, f"The body is {kind[:100]!r}; send JSON with `content-type: application/json`."
-                )
-            return await handle(request)
+            kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+            if kind != JSON and not kind.endswith("+json") and await request.body():
+                raise HTTPException(415, f"The body is {kind[:100]!r}; send JSON with `content-type: {JSON}`.")
+            given = await plain.read(request) if plain is not None and kind == JSON else None
+            return await handle(request) if plain is None or given is None else await plain.answer(**given)
 
         return strict
+
+
+class _Plain:
+    """Reads good requests of a route that takes one body, which is most of the framework's work for one.
+
+    Others it leaves to the framework, which says what is wrong with them.
+    """
+
+    def __init__(self, dependant: Dependant, body: type[BaseModel]) -> None:
+        self.answer = cast("Callable[..., Coroutine[Any, Any, Response]]", dependant.call)
+        self._dependant, self._body, self._name = dependant, body, dependant.body_params[0].name
+
+    async def read(self, request: Request) -> dict[str, Any] | None:
+        """Return what the route is called with, or None if the request has more than a body or a fault."""
+        taken = self._dependant
+        given: dict[str, Any] = {taken.request_param_name: request} if taken.request_param_name else {}
+        for field in taken.header_params:
+            if field.alias in request.headers:
+                return None
+            given[field.name] = field.default
+        for field in taken.path_params:
+            given[field.name], wrong = field.validate(request.path_params.get(field.alias))
+            if wrong:
+                return None
+        try:
+            given[self._name] = self._body.model_validate(await request.json())
+        except ValueError:
+            return None
+        return given
+
+
+def _plain_of(route: APIRoute) -> _Plain | None:
+    """Return what reads the good requests of a route; None for one that takes other things than a body."""
+    taken = route.dependant
+    others = (taken.dependencies, taken.query_params, taken.cookie_params, taken.response_param_name)
+    if any(others) or taken.background_tasks_param_name or len(taken.body_params) != 1:
+        return None
+    body: object = taken.body_params[0].field_info.annotation
+    return _Plain(taken, body) if isinstance(body, type) and issubclass(body, BaseModel) else None
 
 
 class _JsonRequest(Request):
     async def json(self) -> Any:
         """Return the body; raises `JSONDecodeError`, of which the framework makes a validation error."""
-        body = await self.body()
+        if not hasattr(self, "_json"):  # the framework reads again what is wrong in it
+            self._json = self._read(await self.body())
+        return self._json
+
+    def _read(self, body: bytes) -> Any:
         if _is_too_much(body):
             raise HTTPException(413, f"The body has more than {MOST_VALUES:,} values; send less at once.")
         try:
@@ -136,4 +181,4 @@ def run_headers(ref: RunRef) -> dict[str, str]:
 
 def json_response(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return an answer as JSON."""
-    return Response(msgspec.json.encode(body), status, headers, "application/json")
+    return Response(msgspec.json.encode(body), status, headers, JSON)

@@ -29,6 +29,7 @@ from stepwell.events import (
 from stepwell.log import NO_BLOBS, Log
 from stepwell.messages import Image, Message, Usage
 from stepwell.models.base import Delta, Failure, Model, ModelProfile, ModelRequest, Settings
+from stepwell.models.reply import ReplyReader
 from stepwell.models.scripted import Answer, Gate, ScriptedModel, call, reply
 from stepwell.plans import Task
 from stepwell.runs.service import RunService
@@ -205,6 +206,16 @@ LIES = [Usage(-(10**9), 5), Usage(100, -(10**6)), Usage(100, 0)]
 def test_a_count_that_cannot_be_true_costs_what_was_reserved(usage: Usage) -> None:
     log, _ = spend([reply("A long answer.", usage=usage)])
     assert costs_of(log) == [steps_of(log)[0].reserved]
+
+
+@pytest.mark.parametrize("reason", ["abort", "insufficient_system_resource", "malformed_function_call", "error"])
+def test_a_reply_that_its_endpoint_broke_off_costs_what_was_reserved(reason: str) -> None:
+    reader = ReplyReader()
+    reader.feed(b'data: {"choices":[{"delta":{},"finish_reason":"%b"}]}\n\ndata: [DONE]\n\n' % reason.encode())
+    failure = reader.last().failure
+    assert failure is not None
+    log, asked = spend([failure, "Done."])
+    assert (len(asked), costs_of(log)) == (1, [steps_of(log)[0].reserved])
 
 
 def test_an_attempt_that_may_have_been_billed_is_not_made_again_and_one_that_was_not_is() -> None:

@@ -272,6 +272,44 @@ def test_a_field_that_an_endpoint_does_not_take_is_left_out_from_then_on() -> No
     asyncio.run(main())
 
 
+def test_a_refusal_that_repeats_the_request_teaches_nothing() -> None:
+    def validating(request: Request) -> Reply:
+        if "top_k" in request.body:
+            return document({"detail": [{"msg": "Extra inputs are not permitted", "input": request.body}]}, 422)
+        return text("Hi")
+
+    async def main() -> None:
+        async with Endpoint(validating) as endpoint:
+            model = model_at(endpoint)
+            wrong = Settings(temperature=0.2, max_tokens=50, extra={"top_k": 0})
+            last = (await collect(model, asked(settings=wrong)))[-1]
+            assert last.failure is not None
+            assert last.stop == "error"
+            assert len(endpoint.requests) <= 4
+            assert joined(await collect(model, asked(settings=ALL))) == "Hi"
+            assert {"stream_options", "temperature", "max_tokens", "stop"} <= endpoint.requests[-1].body.keys()
+            await model.close()
+
+    asyncio.run(main())
+
+
+def test_requests_side_by_side_that_are_refused_for_one_field_are_all_made_again() -> None:
+    async def main() -> None:
+        async def together(request: Request) -> Reply:
+            await endpoint.request(1)
+            return strict(request)
+
+        endpoint = Endpoint(together)
+        async with endpoint:
+            model = model_at(endpoint, retries=Retries(attempts=1))
+            both = await asyncio.gather(*(collect(model, asked(settings=ALL)) for _ in range(2)))
+            assert [joined(deltas) for deltas in both] == ["Hi", "Hi"]
+            assert all(len(failures(deltas)) <= 4 for deltas in both)
+            await model.close()
+
+    asyncio.run(main())
+
+
 def test_a_field_that_somebody_asked_for_is_not_left_out() -> None:
     async def main() -> None:
         async with Endpoint(strict) as endpoint:

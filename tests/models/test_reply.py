@@ -237,7 +237,7 @@ def test_an_empty_finish_reason_is_none(nothing: str | None) -> None:
     assert both(body(chunk(nothing, content="x"), chunk("stop", content="y"))) == Delta("xy", stop="stop")
 
 
-FAILED = [("error", 0), ("network_error", 0), ("insufficient_system_resource", 503), ("abort", 503),
+FAILED = [("error", 0), ("network_error", 0), ("insufficient_system_resource", 500), ("abort", 500),
           ("MALFORMED_FUNCTION_CALL", 500)]  # fmt: skip
 
 

@@ -167,7 +167,7 @@ class Talk:
         return request
 
     def body(self, request: ModelRequest) -> bytes:
-        return b"".join(self.model._body(self.dialect.render(request) if self.dialect else request))
+        return b"".join(self.model._body(self.dialect.render(request) if self.dialect else request, frozenset()))
 
     def real(self, request: ModelRequest) -> int:
         """Return what the request takes, counted by the tokenizer's own library."""

@@ -38,6 +38,7 @@ _SECRET_NAME = "(?i)key|token|secret|auth|pass|sig|code"
 """In the names of parameters of an address that are secret."""
 _ERROR_BODY = 64 * 1024
 _TOOLS_KEPT = _MODELS_KEPT = 64
+_NONE: frozenset[str] = frozenset()
 _UNREAD = (400, 422)
 """Statuses by which endpoints refuse a request for what stands in it."""
 
@@ -86,12 +87,13 @@ class OpenAIModel:
 
         Closing the generator or cancelling its task closes the socket at once.
         """
-        attempt = 0
+        attempt, name = 0, request.model or self._model
+        refused = known = self._refused.get(name, _NONE)
         while True:
             attempt += 1
             exchange = _Exchange(self._url, self._timeouts, self._reader(request))
             try:
-                delta = await self._start(exchange, request)
+                delta = await self._start(exchange, request, refused)
                 while delta.stop is None:
                     yield delta
                     delta = await exchange.next()
@@ -99,13 +101,16 @@ class OpenAIModel:
                 if (ending := exchange.close()) is not None:
                     self._leave(ending)
             if delta.failure is None:
+                if refused is not known:
+                    self._learn(name, refused)
                 yield delta
                 return
             failure, asked = delta.failure, exchange.retry_after
-            learned = not exchange.reader.started and self._learn(request, failure)
+            field = "" if exchange.reader.started else self._refused_field(request, failure, refused)
             may_pass = _may_pass(failure) and not exchange.reader.started
             delta, wait = self._retries.judge(delta, failure, attempt, asked, may_pass=may_pass, secrets=self._secrets)
-            if learned and delta.failure is not None:
+            if field and delta.failure is not None:
+                refused |= {field}
                 delta, wait = Delta(failure=msgspec.structs.replace(delta.failure, retry_in=0.0)), 0.0
             yield delta
             if wait is None:
@@ -123,9 +128,9 @@ class OpenAIModel:
     def _reader(self, request: ModelRequest) -> ReplyReader:
         return ReplyReader(self.profile.thinking_field, request.settings.max_tokens)
 
-    async def _start(self, exchange: _Exchange, request: ModelRequest) -> Delta:
+    async def _start(self, exchange: _Exchange, request: ModelRequest, refused: frozenset[str]) -> Delta:
         try:
-            body = self._body(request)
+            body = self._body(request, refused)
             client = self._clients.get(asyncio.get_running_loop()) or await self._new_client()
         except Exception as error:  # whatever cannot be sent is a failure of the reply: the port never raises
             exchange.reader.fail(_failure_of(error, self._url, self._timeouts))
@@ -141,8 +146,8 @@ class OpenAIModel:
             await self._clients.pop(loop).close()
         return made
 
-    def _body(self, request: ModelRequest) -> Sequence[bytes | bytearray]:
-        fields = self._fields(request)
+    def _body(self, request: ModelRequest, refused: frozenset[str]) -> Sequence[bytes | bytearray]:
+        fields = self._fields(request, refused)
         tools = b""
         if request.tools and "tools" not in fields:
             tools = b'"tools":' + self._tools_json(request.tools) + b","
@@ -152,26 +157,23 @@ class OpenAIModel:
         model = to_json(request.model or self._model)
         return b'{"model":', model, b',"messages":[', messages, b"],", tools, to_json(fields)[1:]
 
-    def _fields(self, request: ModelRequest) -> dict[str, Any]:
+    def _fields(self, request: ModelRequest, refused: frozenset[str]) -> dict[str, Any]:
         fields = tail_fields(request, self.profile)
-        if self._refused and (refused := self._refused.get(request.model or self._model)):
-            return without_refused(fields, refused, request.settings.extra)
-        return fields
+        return without_refused(fields, refused, request.settings.extra) if refused else fields
 
-    def _learn(self, request: ModelRequest, failure: Failure) -> bool:
-        """Tell whether the endpoint refused a field that this model's requests can go without, and leave it out."""
+    def _refused_field(self, request: ModelRequest, failure: Failure, refused: frozenset[str]) -> str:
+        """Return the field that the endpoint did not take and that the request can go without, or nothing."""
         if failure.kind != "request" or failure.status not in _UNREAD:
-            return False
-        model, extra = request.model or self._model, request.settings.extra
-        refused = self._refused.get(model, frozenset())
-        sent = {name: value for name, value in self._fields(request).items() if name not in extra}
-        field = refused_field(failure.message, sent, refused)
-        if not field:
-            return False
-        if len(self._refused) >= _MODELS_KEPT:
+            return ""
+        extra = request.settings.extra
+        sent = {name: value for name, value in self._fields(request, refused).items() if name not in extra}
+        return refused_field(failure.message, sent, refused)
+
+    def _learn(self, model: str, refused: frozenset[str]) -> None:
+        """Keep what to leave out, now that a request without it was taken: a refusal may name fields for nothing."""
+        if model not in self._refused and len(self._refused) >= _MODELS_KEPT:
             self._refused.clear()
-        self._refused[model] = refused | {field}
-        return True
+        self._refused[model] = self._refused.get(model, _NONE) | refused
 
     def _tools_json(self, tools: ToolSpecs) -> bytes:
         found = self._tools.get(tools.encoded)

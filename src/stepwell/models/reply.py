@@ -33,12 +33,13 @@ calls. The last five are Gemini's own, which its compatible endpoint hands throu
 _FAILED: dict[str, int] = {
     "error": 0,
     "network_error": 0,
-    "insufficient_system_resource": 503,
-    "abort": 503,
+    "insufficient_system_resource": 500,
+    "abort": 500,
     "malformed_function_call": 500,
 }
 """Finish reasons by which OpenRouter, Mistral, Zhipu, DeepSeek, vLLM, SGLang and Gemini say that the reply failed on
-their side, with the status that says the same: the request may work a little later where there is one."""
+their side, with the status that says the same: the request may work a little later where there is one. It is none of an
+endpoint that did not begin: work on the request may have been billed."""
 
 _NO_REASON = ("", "null")
 

@@ -241,6 +241,9 @@ REPLIES: dict[str, tuple[str, Reply]] = {
     "bold words": ("**Action** is needed", Reply("**Action** is needed", unmarked=True)),
     "half bold": ("**Action: shell", Reply("**Action: shell", unmarked=True)),
     "no action": ("x\nAction: None\nFinal Answer: five", Reply("x", "five")),
+    "no action, and no input": ("x\nAction: None\nAction Input: None\nFinal Answer: five", Reply("x", "five")),
+    "no action, and an empty input": ("x\nAction: None\nAction Input: {}\nFinal Answer: five", Reply("x", "five")),
+    "no action, and a thought": ("x\nAction: N/A\nAction Input:\nThought: y\nFinal Answer: five", Reply("x", "five")),
     "no action in words": ("Action: No tool needed.\nFinal Answer: five", Reply("", "five")),
     "no action in Chinese": ("Action：无\nFinal Answer：五", Reply("", "五")),
     "an unknown action and an answer": (

@@ -8,7 +8,8 @@ The reply's form, as this parser reads it, whatever pieces it comes in:
   answer, up to the next of the four. Both stream, without outer whitespace; half a marker is held back.
 - A call's input is a JSON object, bare or fenced, which ends the reply where it closes; or plain text, up to
   the next marker, a line that starts with `Thought:`, or the end. There is one call a reply: the rest is cut.
-- `Action: None`, or another word for it that no tool has as its name, is no call where `Final Answer:` follows.
+- `Action: None`, or another word for it that no tool has as its name, is no call where `Final Answer:` follows, be it
+  behind an input.
 - `Observation:` ends a reply everywhere, and `<|observation|>` does so even inside a line.
 - A reply that the token limit cut inside an action or its input holds no call; its stop reason stays.
 - A reply without action and without final answer is `unmarked`: its thought is its answer.
@@ -346,7 +347,7 @@ class ReactParser(ReplyParser):
         if self._braces is None:
             return
         closed = self._braces.feed(text)
-        if closed > 0:
+        if closed > 0 and not self._is_none():
             whole = "".join((*self._input[:-1], text[:closed]))
             self._arguments = object_arguments(self._tool()[1], whole)
             if self._arguments is not None:
@@ -360,8 +361,10 @@ class ReactParser(ReplyParser):
                 return  # still at the start: a marker may follow
             case "thought", "Final Answer":
                 self._state = "answer"
-            case "action", "Final Answer" if self._is_none():
+            case "action" | "input", "Final Answer" if self._is_none():
                 self._state = "answer"
+            case "input", "Thought" if self._is_none():
+                pass  # the answer may follow it
             case "thought", "Action":
                 self._state = "action"
             case "thought" | "action", "Action Input":

@@ -420,6 +420,36 @@ def test_two_agents_on_one_file_do_not_take_each_others_runs(tmp_path: Path) -> 
     bounded(main)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("theirs", ["title", "run"])
+def test_a_run_begins_anew_where_another_process_appended_first_and_no_run_is_open(
+    theirs: str, streamed: bool, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        path = tmp_path / "threads.db"
+        async with (
+            Agent(ScriptedModel(lambda request: "mine"), path=path) as one,
+            Agent(ScriptedModel(lambda request: "theirs"), path=path) as other,
+        ):
+            thread = (await one.run("first")).thread
+            async with one._parts.service().using("local", thread):  # what it knows of the thread is old when it begins
+                if theirs == "run":
+                    await other.run("between", thread=thread)
+                else:
+                    await other._parts.service().rename("local", thread, "Another title")
+                if streamed:
+                    events = [event async for event in one.stream("second", thread=thread)]
+                    assert isinstance(events[-1], RunEnded)
+                else:
+                    assert (await one.run("second", thread=thread)).text == "mine"
+            log = await log_of(other, thread)
+            said = ["first", "between", "second"] if theirs == "run" else ["first", "second"]
+            assert [each.message.content for each in events_of(log, MessageAdded)] == said
+            assert events_of(log, MessageEnded)[-1].message.content == "mine"
+
+    bounded(main)
+
+
 @pytest.mark.parametrize("over", [True, False])
 def test_a_run_that_another_agent_took_over_is_theirs_and_so_is_the_answer(over: bool, tmp_path: Path) -> None:
     async def main() -> None:

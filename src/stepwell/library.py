@@ -188,10 +188,18 @@ class Agent:
         """
         form = None if output is None else answer_form(output)
         spec, service = with_output(self._parts.spec_for(engine), form), self._parts.service()
-        log = await service.begin(OWNER, user_message(prompt, images), spec, thread=thread)
-        number = log.carried
+        while True:
+            log = await service.begin(OWNER, user_message(prompt, images), spec, thread=thread)
+            if (result := await self._driven(log, form)) is not None:
+                return result
+
+    async def _driven(self, log: ThreadLog, form: Output | None) -> Result | None:
+        """Drive a run; return None where another process appended something before its start: it is to begin anew."""
+        service, number = self._parts.service(), log.carried
         try:
             await service.drive(log)
+            if log.carried < 0:
+                return None
             waits = log.state.run is not None and log.state.run.seq == log.carried == number  # or did, and goes on
             return await (self._answered(log.thread, number, form) if waits else _result(log, number, form))
         except asyncio.CancelledError:

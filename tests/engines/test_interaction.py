@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from stepwell.agent.accounts import Accounts
+from stepwell.agent.base import BaseAgent
 from stepwell.events import (
     Answered,
     Asked,
@@ -23,11 +25,13 @@ from stepwell.events import (
     TaskStarted,
     ToolEnded,
 )
+from stepwell.log import Log
 from stepwell.models.base import Failure, ModelRequest
 from stepwell.models.scripted import Answer, Gate, call, reply
 from stepwell.questions import Decision
 from stepwell.runs.replay import replay
 from stepwell.specs import NANO, Limits, Prices, Rule
+from stepwell.store.base import Spending
 from tests.support.runs import bounded, end_of, events_of
 from tests.support.talking import START, TalkRig, Work, replayed, spoken, waits
 from tests.support.tasks import offered, results
@@ -78,6 +82,30 @@ def test_the_front_asks_back_and_the_answer_is_routed_again() -> None:
         assert end_of(log) == RunEnded("answer")
         await replayed(log, made)
 
+    bounded(main)
+
+
+def test_work_that_the_key_does_not_allow_any_more_ends_the_run_with_its_limit() -> None:
+    class Limited(TalkRig):
+        def front(self, log: Log) -> BaseAgent:
+            return BaseAgent(None, "", "", default_replies=None, model=self.answers, log=log, accounts=accounts)
+
+    async def main() -> None:
+        account = await accounts.of("k")
+        assert account is not None
+
+        def brain(request: ModelRequest) -> Answer:
+            account.take(1)  # another run of the key has made the last call
+            return call("start_task", task="Make a and b.")
+
+        made = Limited(brain)
+        end = end_of(await made.play("Make it.", key="k"))
+        assert (end.reason, end.cause) == ("limit", "key_tool_calls")
+
+    async def load(key: str) -> tuple[Limits | None, Spending]:
+        return Limits(tool_calls=1), Spending()
+
+    accounts = Accounts(load)
     bounded(main)
 
 

@@ -47,6 +47,31 @@ def test_an_interrupt_closes_what_is_under_way_and_is_met_at_once(path: str) -> 
     bounded(main)
 
 
+@pytest.mark.parametrize("path", ["plan1", "plan1/1.1"])
+def test_an_interrupt_of_those_who_work_is_met_while_the_front_thinks(path: str) -> None:
+    async def main() -> None:
+        thinking = Gate()
+        work = Work(START, {"How far?": reply("Let me see.", call("respond", answer="Halfway."), gates={1: thinking})})
+        made = work.rig()
+        async with made.going():
+            await work.gate.reached.wait()
+            made.steer("How far?")
+            await thinking.reached.wait()
+            made.say(Steered(Message("user", "Not like that."), interrupt=True), path=path)
+            made.log.interrupt_at(path)
+            await made.seen(StepStarted, 2, path=path)
+            assert "Halfway." not in spoken(await made.events())
+            work.gate.set()
+            thinking.set()
+        log = await made.events()
+        assert closed(log) == [("plan1/1.1", words("interrupted_call", "en"))]
+        assert "Halfway." in spoken(log)
+        assert end_of(log) == RunEnded("answer")
+        await replayed(log, made)
+
+    bounded(main)
+
+
 def test_an_interrupt_of_all_is_judged_before_the_work_goes_on() -> None:
     async def main() -> None:
         work = Work(START, {"And c.": call("detail", instruction="Please add c.")})

@@ -75,6 +75,21 @@ def test_of_two_processes_that_begin_at_once_one_is_told_so(tmp_path: Path) -> N
     asyncio.run(main())
 
 
+def test_a_run_begins_anew_where_another_process_appended_something_small_first(tmp_path: Path) -> None:
+    async def main() -> None:
+        first, second = (served(SqliteStore(tmp_path / "threads.db")) for _ in range(2))
+        thread = (await first.create(OWNER)).id
+        async with second.using(OWNER, thread):  # what it knows of the thread is old when it begins
+            await first.rename(OWNER, thread, "Another title")
+            run = await OutsideRun.begin(second, OWNER, Message("user", "go"), SPEC, thread)
+        await run.end("answer")
+        assert [each.content for each in audit(await first.events(OWNER, thread)).transcript] == ["go"]
+        for service in (first, second):
+            await service.stop()
+
+    asyncio.run(main())
+
+
 def test_a_run_that_another_process_took_over_is_left_alone(tmp_path: Path) -> None:
     async def main() -> None:
         first, second = (served(SqliteStore(tmp_path / "threads.db")) for _ in range(2))

@@ -28,6 +28,7 @@ from stepwell.messages import Message
 from stepwell.models.base import ModelRequest
 from stepwell.models.scripted import Answer, Gate, Step, call, reply
 from stepwell.runs.channel import Cursor, Item
+from stepwell.runs.people import pause
 from stepwell.runs.service import NewThread, Once, RunRef, RunService
 from stepwell.specs import RunSpec
 from stepwell.store.base import Store
@@ -380,6 +381,26 @@ def test_a_run_that_never_was_cannot_be_cancelled() -> None:
                 with pytest.raises(NotFound) as caught:
                     await made.service.cancel(OWNER, ref.thread, run)
                 assert caught.value.field == "run"
+
+    bounded(main)
+
+
+@pytest.mark.parametrize("number", [2**32, 2**62, 2**63, 10**30])
+@pytest.mark.parametrize("kind", STORES)
+def test_a_number_that_no_event_can_have_is_not_found(kind: str, number: int, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with rig(echo, store=open_store(kind, tmp_path)) as made:
+            one, other = await made.start(), await made.start()
+            log = await made.ended(one)
+            await made.ended(other)
+            with pytest.raises(NotFound, match="no such run"):
+                await made.service.cancel(OWNER, one.thread, number)
+            with pytest.raises(NotFound, match="no such run"):
+                await pause(made.service, OWNER, one.thread, number)
+            assert await made.service.events(OWNER, one.thread, after=number) == []
+            if kind == "sqlite":
+                assert await made.service.events(OWNER, other.thread, after=-(2**32)) == await made.log(other.thread)
+            assert await made.log(one.thread) == log
 
     bounded(main)
 

@@ -87,8 +87,10 @@ def test_a_question_ends_with_its_call_and_nobody_waits_for_it_any_more() -> Non
 def test_what_tools_ask_while_they_run_and_what_came_meanwhile_replays() -> None:
     # In these worlds several tools asked side by side, an interrupt came from another process, a thread was forked
     # where its run was being closed, agents looked at a limit while an account was read, a tool could not ask, for
-    # another process came first, and a front passed something on while it waited for others.
+    # another process came first, a front passed something on or began a chat while it and the plan waited for the
+    # store, and a plan looked at the log when two of its tasks had ended.
     seeds = ("75", "378", "787", "8016", "8236", "9110", "60478", "3100272", "3101729", "3130107")
+    seeds += ("3122796", "3300509", "3500414")
     players = [play("--seed", seed) for seed in seeds]
     out = "".join(printed(*players))
     assert [player.returncode for player in players] == [0] * len(seeds), out

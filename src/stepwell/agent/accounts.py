@@ -10,11 +10,12 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from types import MappingProxyType
 
 import msgspec
 
 from stepwell.errors import ConfigError, InputError, LimitReached
-from stepwell.events import MessageEnded, Stored
+from stepwell.events import MessageEnded, Stored, ToolEnded
 from stepwell.log import Log
 from stepwell.messages import Usage
 from stepwell.models.base import Delta, Failure, Model, ModelProfile, ModelRequest
@@ -27,6 +28,13 @@ LEAST_REPLY = 256
 _FREE = ("connect", "auth", "rate_limit", "overflow", "request")
 _TURNED_AWAY = (503, 529)
 """Statuses of an endpoint that has no capacity: it did not begin to work on the request."""
+NO_CALLS = MappingProxyType(
+    {
+        "en": "Not run: the limit of tool calls of this API key is used up.",
+        "zh": "未执行：此 API 密钥的工具调用次数已达上限。",
+    }
+)
+"""The results of calls that a key's limit does not allow, by language."""
 _WHOSE = {"money": "this run", "thread_money": "this thread", "key_money": "this API key"}
 
 
@@ -55,23 +63,32 @@ class Account:
         """Return what may still be reserved, in billionths; None for no limit."""
         return None if self._most is None else self._most - self.money
 
-    def over(self) -> str:
-        """Return the name of a limit besides money that is used up, or nothing."""
+    def over(self, milliseconds: int = 0) -> str:
+        """Return the name of a limit besides money that is used up, or nothing.
+
+        Args:
+            milliseconds: How long the run took by now that asks; a run is counted when it ends.
+        """
         limits = self.limits
         used = (
             ("steps", limits.steps, self._steps),
             ("tool_calls", limits.tool_calls, self._tool_calls),
             ("tokens", limits.tokens, self._tokens),
-            ("seconds", limits.seconds, self._milliseconds / 1000),
+            ("seconds", limits.seconds, (self._milliseconds + milliseconds) / 1000),
         )
         return next((name for name, limit, amount in used if limit is not None and amount >= limit), "")
 
-    def add(self, money: int, usage: Usage | None = None, *, steps: int = 0, calls: int = 0) -> None:
+    def add(self, money: int, usage: Usage | None = None, *, steps: int = 0) -> None:
         """Count what was reserved or used; what was reserved and is not needed comes with a minus."""
         self.money += money
         self._steps += steps
-        self._tool_calls += calls
         self._tokens += usage.input + usage.output if usage else 0
+
+    def take(self, calls: int) -> int:
+        """Count the calls of a reply, and return how many of them may be run: those that come first."""
+        most, before = self.limits.tool_calls, self._tool_calls
+        self._tool_calls += calls
+        return calls if most is None else min(calls, max(0, most - before))
 
     def ended(self, milliseconds: int) -> None:
         """Count how long a run took."""
@@ -246,8 +263,11 @@ class Purse:
             LimitReached: What is left is too little, or another limit of the key is used up.
             ConfigError: The price of the call is unknown.
         """
-        if self.account is not None and (name := self.account.over()):
-            raise LimitReached(f"The limit of {name} of this API key is used up.", f"key_{name}")
+        if self.account is not None:
+            root = log.whole.run or run  # it was admitted, so its first call is made
+            took = max(0, log.now() - root.started) if root.spent.steps else 0
+            if name := self.account.over(took):
+                raise LimitReached(f"The limit of {name} of this API key is used up.", f"key_{name}")
         limits = self.left(log, run)
         if not limits:
             return Charge(self.account, None, None, 0)
@@ -309,14 +329,20 @@ class Charge:
         if self._account is not None:
             self._account.add(-self.reserved, steps=-steps)
 
-    async def settle(self, log: Log, cost: int, usage: Usage | None, *, calls: int = 0) -> None:
+    def refused(self, run: RunState, reply: MessageEnded) -> list[Stored]:
+        """Count the calls of a reply in the key's account, and return the results of those that it does not allow."""
+        if self._account is None or run.aside or reply.stop == "error":
+            return []
+        calls, text = reply.message.calls, NO_CALLS[run.spec.language]
+        return [ToolEnded(each.id, text, "denied") for each in calls[self._account.take(len(calls)) :]]
+
+    async def settle(self, log: Log, cost: int, usage: Usage | None) -> None:
         """Count in the key's account what the call did cost, in place of what was reserved.
 
         Args:
             log: Where its end was recorded.
             cost: In billionths.
             usage: What it used, if that is known.
-            calls: Tools that it called.
 
         Raises:
             StoreError: The end did not come to the disk.
@@ -326,7 +352,7 @@ class Charge:
         if self.prices is not None:
             # Others may have what is left over only when a crash cannot bring the reservation back.
             await log.committed()
-        self._account.add(cost - self.reserved, usage, calls=calls)
+        self._account.add(cost - self.reserved, usage)
 
 
 class Metered:
@@ -386,6 +412,9 @@ class Metered:
     async def end(self, log: Log, events: Sequence[Stored]) -> None:
         """Record the end of the reply with what it cost, and settle the call.
 
+        Calls that the key has left no more of get their results with it, so that no other run, crash or replay can
+        let them run.
+
         Args:
             log: The agent's.
             events: As they are recorded without a limit.
@@ -393,11 +422,12 @@ class Metered:
         Raises:
             Conflict: Somebody else appended; what was reserved counts as spent until the account is read again.
         """
-        *before, last = events
+        (*before, last), run = events, log.state.run
         assert isinstance(last, MessageEnded)
+        assert run is not None
         cost = self.cost()
-        await log.record(*before, msgspec.structs.replace(last, cost=cost))
-        await self._charge.settle(log, cost, last.usage, calls=len(last.message.calls))
+        await log.record(*before, msgspec.structs.replace(last, cost=cost), *self._charge.refused(run, last))
+        await self._charge.settle(log, cost, last.usage)
 
 
 def nanos(money: float | None) -> int | None:

@@ -107,8 +107,10 @@ def must_ask(agent: BaseAgent, run: RunState, *, working: bool) -> bool:
 
 def _leads_on(each: OpenCall) -> bool:
     """Tell whether a choice that was carried out has to be followed by another."""
-    late = each.ended is not None and each.ended.status == "failed"
-    return each.call.name == "ask_user" or (each.call.name == "detail" and late)
+    status = each.ended.status if each.ended is not None else ""
+    if each.call.name == "detail" and status == "failed":
+        return True
+    return each.call.name == "ask_user" or (each.call.name != "exit_task" and status == "denied")
 
 
 def trouble_of(agent: BaseAgent, run: RunState) -> tuple[str, str] | None:

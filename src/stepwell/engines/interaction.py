@@ -172,7 +172,7 @@ class InteractionEngine:
             await self._answer(log)
         plan, path = self._plan or self._make_plan(), work_path(log)
         self._plan = plan
-        work = side_by_side(log.at(path), _carry(plan, log.at(path), path))
+        work = side_by_side(log.at(path), _carry(plan, log.at(path)))
         try:
             # Looked up again each time: after another process appended, the fold is a new one.
             while not work.done() and (open := log.state.run) is not None and not stopping(open):
@@ -185,6 +185,7 @@ class InteractionEngine:
             raise
         finally:
             if not work.done():
+                log.workers.pop(path, None)
                 work.cancel()
             await asyncio.gather(work, return_exceptions=True)
         return await self._stands(log, agent, work, mute=mute)
@@ -299,8 +300,9 @@ class InteractionEngine:
 
 
 async def _settled_inside(log: Log) -> bool:
-    """Close what an interrupt of the whole left open in those who work."""
-    for path in [*log.whole.agents]:
+    """Close what an interrupt left open in those who work, the agent of this log and those inside it."""
+    inside = f"{log.path}/" if log.path else ""
+    for path in [path for path in log.whole.agents if f"{path}/".startswith(inside)]:
         agent = log.whole.agents.get(path)
         run = agent.run if agent is not None else None
         if run is not None and run.interrupted and await settle(log.at(path), run):
@@ -308,11 +310,28 @@ async def _settled_inside(log: Log) -> bool:
     return False
 
 
-async def _carry(plan: Engine, inner: Log, path: str) -> int:
-    """Let the plan take steps until it ends or waits; return the number of the newest event that it saw."""
-    await inner.workers.turn(path)
+async def _carry(plan: Engine, inner: Log) -> int:
+    """Let the plan work until it ends or waits; return the number of the newest event that it saw.
+
+    Interrupted as one of the workers it goes on at once from the log, whatever the front does meanwhile.
+    """
+    while True:
+        try:
+            return await _steps(plan, inner)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or inner.path not in inner.workers:
+                raise
+            while task.uncancel():
+                pass
+
+
+async def _steps(plan: Engine, inner: Log) -> int:
+    await inner.workers.turn(inner.path)
+    while await _settled_inside(inner):
+        pass
     seen = inner.whole.seq
-    while path in inner.whole.agents and await plan.step(inner):
+    while inner.path in inner.whole.agents and await plan.step(inner):
         seen = inner.whole.seq
     return seen
 

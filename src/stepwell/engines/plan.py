@@ -276,6 +276,7 @@ class PlanEngine:
             await asyncio.wait({*self._working.values(), outside}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             outside.cancel()
+        await log.workers.turn(log.path)
         if outside.done() and not outside.cancelled():
             self._idle.clear()
         for path, task in [*self._working.items()]:

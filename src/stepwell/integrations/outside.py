@@ -98,6 +98,8 @@ class OutsideRun:
             raise
         if self.run is None:
             await self._leave()
+            if log.carried < 0:  # another process appended something before the run was stored: it begins anew
+                return await cls.begin(service, owner, message, spec, log.thread, new)
             raise Busy("Another process started a run of the thread first; wait for its end.", "thread")
         return self
 

@@ -67,7 +67,7 @@ class ThreadLog:
 
     Attributes:
         outside: Number of the newest event that somebody outside the run appended.
-        carried: Number of the run that is to be carried out here; 0 where another process took it.
+        carried: Number of the run that is to be carried out here; 0: another process took it; -1: it never began.
         turn: Held by whoever drives a run of the thread.
         interrupt: Makes the one who drives look at the log again; None while nobody does.
         idle: Called with the log when nothing waits for its commit any more: whoever recorded it may have left.
@@ -362,7 +362,7 @@ class ThreadLog:
         news = [recorded for recorded in stored if recorded.seq > self._saved]
         again = {id(event) for event in self._again}
         unsaved = [each for each in self._unsaved if id(each.event) not in again]
-        blobs, old = self._blobs, self.state.run
+        blobs, old, lost = self._blobs, self.state.run, self.carried > self._saved
         state = self.state = self.whole = State(stored)
         self._again, self._keys = [], []
         self._rows.forget()
@@ -373,8 +373,8 @@ class ThreadLog:
         run = state.run
         self.channel.release(*self.channel.held.difference(open_messages(state)))
         claimed = any(isinstance(each.event, RunClaimed) for each in news)
-        if claimed or (run is not None and news and run.seq >= news[0].seq):
-            self.carried = 0
+        if lost or claimed or (run is not None and news and run.seq >= news[0].seq):
+            self.carried = -1 if lost else 0
         kept = self._keep_facts([] if state.foreign else facts(unsaved), news, claimed, blobs)
         same = run is not None and old is not None and run.seq == old.seq and not claimed and run.cancel is None
         if news:

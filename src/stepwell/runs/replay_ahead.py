@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 
-from stepwell.events import Answered, MessageEnded, Recorded, RunEnded, StepEnded, TaskEnded, ToolEnded, Warned
+from stepwell.agent.accounts import NO_CALLS
+from stepwell.events import (
+    Answered,
+    MessageEnded,
+    Recorded,
+    RunEnded,
+    StepEnded,
+    TaskEnded,
+    ToolEnded,
+    Warned,
+)
 from stepwell.runs.replay_compare import RAN, TAKERS, is_input
 from stepwell.state.run import OpenCall
 from stepwell.state.thread import State
@@ -53,6 +63,18 @@ class Ahead:
         """Return the end of the message whose last failure comes next; None where the model tried again."""
         following = self._events[self._at + 1].event if self._at + 1 < len(self._events) else None
         return following if isinstance(following, MessageEnded) and following.stop == "error" else None
+
+    def allowed(self, path: str, calls: int) -> int:
+        """Return how many of so many calls, those of the reply that an agent ends next, its key allowed."""
+        for at in range(self._at, len(self._events) - 1):
+            ended, result = self._events[at].event, self._events[at + 1].event
+            if self._events[at].path != path or not isinstance(ended, MessageEnded):
+                continue
+            ids = [each.id for each in ended.message.calls]
+            if isinstance(result, ToolEnded) and result.content in NO_CALLS.values() and result.call in ids:
+                return ids.index(result.call)
+            break
+        return calls
 
     def landing(self, call: str) -> Recorded | None:
         """Return the stored event that comes next, behind questions of a call that are taken back with its result."""

@@ -18,7 +18,6 @@ from stepwell.events import (
     Asked,
     EndReason,
     Forked,
-    MessageStarted,
     PauseRequested,
     Recorded,
     RunClaimed,
@@ -56,6 +55,8 @@ from stepwell.state.thread import State
 
 SLICES = 100
 """Turns of the loop in which nothing moves, until it is thought that nothing will."""
+LEVEL = 10
+"""Turns that an agent waits longer for others than the one above it, who may be about to tell it something."""
 PATIENCE = 5.0
 """Seconds that work in a thread gets then."""
 
@@ -88,8 +89,8 @@ class ReplayLog(Ahead):
         """Somebody interrupted what was under way, and the run went on."""
         self.doubts: list[tuple[int, Doubt]] = []
         """What else may have been, with the numbers of the events."""
-        self.asker = ""
-        """Path of the agent that asked a model last."""
+        self.recorder = ""
+        """Path of the agent that recorded last, and was not kept waiting since."""
         self._notice = notice
         forks = [each.event for each in events if isinstance(each.event, Forked)]
         self._edited = {seq for fork in forks for seq in (fork.edited, *fork.earlier)}
@@ -157,8 +158,6 @@ class ReplayLog(Ahead):
         match recorded.event:
             case StepStarted():
                 self.proved = recorded.seq
-            case MessageStarted():
-                self.asker = recorded.path
             case Steered(interrupt=True):
                 self._interrupted.append(recorded.path)
             case RunClaimed():
@@ -250,6 +249,7 @@ class ReplayLog(Ahead):
                 await self._halt()
             self.take()
             await self._let_stop()
+        self.recorder = mine
 
     def _runs_elsewhere(self, path: str, made: Stored) -> bool:
         """Tell whether the log has the result of another call first, which this agent has under way."""
@@ -330,7 +330,8 @@ class ReplayLog(Ahead):
             self._take_inputs(early=True)
             self._tell()
         while (recorded := self.next()) is not None and (recorded.path != path or by_others(recorded.event)):
-            slices = 2 * SLICES if recorded.path == path else SLICES  # whoever records it waits for others, too
+            # Whoever records it waits for others, too, and is above those to whom it is no news.
+            slices = 2 * SLICES if recorded.path == path else SLICES + LEVEL * len(path.split("/") if path else ())
             if self._closing or isinstance(recorded.event, TAKERS) or not await self.moves(slices):
                 return
 

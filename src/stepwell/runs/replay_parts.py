@@ -38,7 +38,7 @@ class ReplayModel:
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Delta]:
         """Stream the stored reply, with the failures that came before it."""
-        path = self._log.asker  # whoever asks has just begun a message
+        path = self._log.recorder  # whoever asks has just begun a message
         while True:
             await self._log.turn(path)
             recorded = self._log.next()
@@ -167,13 +167,17 @@ class ReplayAccount(Account):
             case _:
                 return 0
 
-    def over(self) -> str:
+    def over(self, milliseconds: int = 0) -> str:
         """Return the name of the limit of the key, money aside, for which the next call was refused; empty for none."""
         next = self._log.ahead(self._path)
         if isinstance(next.event, StepStarted) if next is not None else not self._log.is_refused():
             return ""
         cause = self._log.cause_ahead()
         return cause.removeprefix("key_") if cause.startswith("key_") and cause != "key_money" else ""
+
+    def take(self, calls: int) -> int:
+        """Return how many calls of the reply that ends next the key allowed."""
+        return self._log.allowed(self._path, calls)
 
 
 class ReplayAccounts(Accounts):

@@ -155,14 +155,12 @@ class RunService(Carrying):
 
     async def stream(self, owner: str, message: Message, spec: RunSpec, *, thread: str = "") -> AsyncGenerator[Item]:
         """Start a run and yield everything of it as it happens, its `RunEnded` last; see `start`."""
-        log = await self.begin(owner, message, spec, thread=thread)
-        run = log.carried
-        self._submit(log)
-        async with aclosing(self.follow(owner, log.thread, Cursor(run - 1))) as batches:
+        ref = await self.start(owner, message, spec, thread=thread, policy="reject")
+        async with aclosing(self.follow(owner, ref.thread, Cursor(ref.run - 1))) as batches:
             async for items in batches:
                 for item in items:
                     yield item
-                    if item.run == run and isinstance(item.event, RunEnded):
+                    if item.run == ref.run and isinstance(item.event, RunEnded):
                         return
 
     async def cancel(self, owner: str, thread: str, run: int, reason: str = "") -> None:

@@ -155,12 +155,13 @@ class State(AgentState):
         return min((over, "seconds"), (run.started + left if 0 < left < NEVER else NEVER, "thread_seconds"))
 
     def account(self, key: str) -> Spent:
-        """Return what the thread has put on the account of a key so far, the open run included."""
+        """Return what the thread has put on the account of a key so far, the open run and its open calls included."""
         total = Spent()
         if key in self.spent_by_key:
             total.add(self.spent_by_key[key])
         if self.run is not None and self.run.spec.key == key:
             total.add(self.run.spent)
+            total.tool_calls += self.run.open + sum(each.run.open for each in self.agents.values() if each.run)
         return total
 
     def at(self, path: str) -> AgentState:

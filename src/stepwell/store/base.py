@@ -63,7 +63,7 @@ class Spending(msgspec.Struct, frozen=True, gc=False):
         money: Settled and reserved, in billionths of the unit of money.
         tokens: Of requests and replies.
         steps: Model calls.
-        tool_calls: Calls of tools ended.
+        tool_calls: Calls of tools; of an open run those that have no result yet, too.
         milliseconds: How long ended runs took.
     """
 

@@ -376,7 +376,8 @@ def read_events(db: apsw.Connection, thread: str, after: int, limit: int) -> lis
     if no is None:
         return []
     sql = "SELECT id, time, run, path, CAST(body AS BLOB) FROM events WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
-    rows = db.execute(sql, ((no << 32) + after, (no + 1) << 32, limit))
+    # Numbers that no event has must lead neither out of 64 bits nor into another thread.
+    rows = db.execute(sql, ((no << 32) + min(max(after, 0), 0xFFFFFFFF), (no + 1) << 32, limit))
     return [Recorded(id & 0xFFFFFFFF, time, run, _event(body), path or "") for id, time, run, path, body in rows]
 
 

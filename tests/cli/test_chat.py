@@ -174,9 +174,12 @@ def test_what_is_typed_for_a_file_leaves_answers_alone_in_it(tmp_path: Path) -> 
         process = await Cli(tmp_path).start("chat", stdin=slave)
         os.close(slave)
         assert process.stderr is not None
-        for keys in (b"what is 1+1?\n", b"\x04"):
+        for keys in (b"what is 1+1?\n", b"", b"\x04"):
             await asyncio.wait_for(process.stderr.readuntil(b"> "), 20)
-            os.write(master, keys)
+            if keys:
+                os.write(master, keys)
+            else:
+                process.send_signal(signal.SIGINT)  # the prompt is shown again
         done = await finish(process)
         os.close(master)
         assert (done.code, done.out) == (0, "1+1 = 2\n")

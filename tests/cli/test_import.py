@@ -136,7 +136,16 @@ def test_a_file_that_is_refused_leaves_no_trace(tmp_path: Path, arguments: list[
     done = asyncio.run(cli.run("import", *arguments))
     assert (done.code, done.out) == (code, "")
     assert words in done.err
+    assert "There is no conversation" not in done.err, "nobody has looked"
     assert not cli.data.exists() or not asyncio.run(cli.threads())
+
+
+def test_a_file_without_conversations_is_told_so(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    (tmp_path / "conversations.json").write_text("[]")
+    done = asyncio.run(cli.run("import", "conversations.json", "--format", "chatgpt"))
+    assert (done.code, done.out) == (0, "")
+    assert done.err.strip() == "There is no conversation in conversations.json."
 
 
 def test_it_works_beside_a_server_that_then_has_the_threads(tmp_path: Path) -> None:

@@ -6,12 +6,17 @@ import asyncio
 import json
 from pathlib import Path
 
+import aiohttp
 import apsw
 import pytest
 
 from tests.cli.running import WAIT, Cli, finish
 from tests.support.endpoint import Cut, Endpoint, Reply, chunk, ending, stream, text, tool_calls
 
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
+    "AAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 ASK = {"STEPWELL_APPROVALS__RULES": '[{"decision": "ask", "tool": "calculate"}]'}
 
 
@@ -176,6 +181,51 @@ def test_an_open_run_is_paused_steered_resumed_and_cancelled_from_another_termin
             assert "asked to halt" in shown
             assert "waits for a person" in shown
             assert "said while it runs: and?" in shown
+
+    asyncio.run(main())
+
+
+def test_a_command_whose_message_is_taken_out_of_the_queue_ends_and_says_so(tmp_path: Path) -> None:
+    async def main() -> None:
+        held = asyncio.Event()
+        async with Endpoint([stream(chunk(content="one"), held, *ending())]) as endpoint:
+            cli = Cli(tmp_path).at(endpoint.base_url)
+            async with cli.serving():
+                asking = await cli.start("ask", "first")
+                await endpoint.request(0)
+                thread = await cli.stored()
+                behind = await cli.start("run", "second", "--thread", thread, "--react")
+                while not (listed := (await cli.run("queue", thread)).out):
+                    pass
+                item = listed.split("\t")[0]
+                assert (await cli.run("queue", thread, "remove", item)).code == 0
+                left = await finish(behind)
+                assert (left.code, f"waiting message {item} is taken out" in left.err) == (1, True)
+                held.set()
+                assert (await finish(asking)).out == "one\n"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_a_waiting_message_keeps_its_images_when_its_words_are_changed(tmp_path: Path, served: bool) -> None:
+    async def main() -> None:
+        async with Endpoint([calls("1+1")]) as endpoint:
+            cli = Cli(tmp_path, **ASK).at(endpoint.base_url)
+            assert (await cli.run("ask", "go")).code == 3
+            (thread,) = await cli.threads()
+            async with cli.serving(), aiohttp.ClientSession() as session:
+                server = json.loads((cli.data / "server.json").read_text())
+                shown = {"content": "look", "images": [{"url": PIXEL}]}
+                headers = {"authorization": f"Bearer {server['key']}"}
+                url = f"{server['url']}/api/threads/{thread}/messages"
+                async with session.post(url, json=shown, headers=headers) as response:
+                    item = str((await response.json())["queued"])
+            async with cli.maybe_serving(served):
+                edited = await cli.run("queue", thread, "edit", item, "look closely")
+            assert (edited.code, edited.out) == (0, f"{item}\tlook closely\n")
+            exported = await cli.run("show", thread, "--json")
+            assert exported.out.splitlines()[-1].count(PIXEL) == 1
 
     asyncio.run(main())
 

@@ -532,7 +532,8 @@ def test_a_connection_on_which_no_request_comes_is_closed(tmp_path: Path, monkey
     monkeypatch.setattr(run, "HEAD_SECONDS", 0.3)
 
     async def work(server: Server) -> None:
-        followed = await server.follow(await server.thread(), "0")
+        thread = await server.thread()
+        followed = await server.follow(thread, "0")
         assert await closes(server, b"") == b""
         begun = b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n"
         assert (await closes(server, begun, b"x: y\r\n")).startswith(b"HTTP/1.1 408 ")
@@ -541,7 +542,21 @@ def test_a_connection_on_which_no_request_comes_is_closed(tmp_path: Path, monkey
         assert b"HTTP/1.1 408 " in twice
         unread = b"POST /api/messages HTTP/1.1\r\nhost: elsewhere\r\ncontent-length: 1000\r\n\r\n"
         assert (await closes(server, unread, b"x")).startswith(b"HTTP/1.1 403 ")
-        await server.call("DELETE", f"/api/threads/{(await server.service.threads('local'))[0].id}")
+        # What ends the wait for the next request, and begins none: the rest of a body, or an empty line.
+        assert (await closes(server, unread, b"x" * 1000, b"")).startswith(b"HTTP/1.1 403 ")
+        for more in ("", "connection: upgrade\r\nupgrade: websocket\r\n"):
+            asked = b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n%b\r\n" % more.encode()
+            assert (await closes(server, asked, b"\r\n", b"")).startswith(b"HTTP/1.1 200 ")
+        # A body behind another request has the time of a body.
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        made = b"POST /api/threads HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{"
+        writer.write(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" + made)
+        assert await closes(server, b"") == b""  # as long as a head may take, and longer
+        writer.write(b"}")
+        async with asyncio.timeout(10):
+            assert b"HTTP/1.1 201 " in await reader.read()
+        writer.close()
+        await server.call("DELETE", f"/api/threads/{thread}")
         assert await followed.rest() == []  # it was open all the time
 
     with_server(tmp_path, work)

@@ -76,3 +76,17 @@ def test_what_is_not_used_is_not_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=True)
     assert done.stdout == "\nTrue True\n"
+
+
+def test_a_server_of_mcp_that_also_uses_servers_of_mcp_has_its_sdk_before_a_thread_imports_the_other_half() -> None:
+    program = (
+        "import sys\n"
+        "from stepwell.config import Config\n"
+        "from stepwell.wiring.parts import preload\n"
+        "preload(Config())\n"
+        "before = 'mcp' in sys.modules\n"
+        "preload(Config(mcp_server={'enabled': True}))\n"
+        "print(before, {'mcp', 'mcp.server', 'mcp.client', 'stepwell.server.mcp.sessions'} <= set(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=True)
+    assert done.stdout == "False True\n"

@@ -34,6 +34,11 @@ def test_tools_that_do_harm_are_off_until_they_are_switched_on(tmp_path: Path) -
     assert both == ["calculate", "now", *files, "shell"]
 
 
+def test_a_data_folder_that_is_made_for_its_workspace_is_its_owners_alone(tmp_path: Path) -> None:
+    names(tmp_path, files={"enabled": True})
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+
+
 def test_the_workspace_is_where_the_settings_say(tmp_path: Path) -> None:
     names(tmp_path, files={"enabled": True}, workspace=tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()

@@ -5,6 +5,7 @@ Where nobody types, nobody can answer either: what would be asked for is refused
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.metadata import version
 
 from stepwell.cli import interrupts
@@ -70,7 +71,7 @@ class _Talk:
 
         def hint() -> None:
             self._screen.aside("\n" + self._screen.say("hint") + "\n")
-            self.lines.redraw(PROMPT, self._screen.write)
+            self.lines.redraw(PROMPT, partial(self._screen.aside, style=""))
 
         self._interrupt.call = hint if self.lines.typed else None
         return await self.lines.next(PROMPT)

@@ -43,7 +43,10 @@ async def _import(screen: Screen, sources: Sources, file: Path, source: Source |
     finally:
         if store is not None:
             await store.close()
-        tally.show(screen, file, trial)
+        if tally.began:
+            tally.show(screen, trial)
+    if not tally.began:  # it was read to its end, or an error says why not
+        screen.note(screen.say("import_nothing", file=file))
     return 0 if tally.good else 1
 
 
@@ -81,11 +84,13 @@ class _Tally:
         if outcome.messages:
             self._left.update(outcome.left_out)
 
-    def show(self, screen: Screen, file: Path, trial: bool) -> None:
+    @property
+    def began(self) -> bool:
+        """Whether there was any."""
+        return bool(self._became)
+
+    def show(self, screen: Screen, trial: bool) -> None:
         """Say it."""
-        if not self._became:
-            screen.note(screen.say("import_nothing", file=file))
-            return
         counts = {name: self._became[name] for name in get_args(Became)}
         screen.note(screen.say("import_summary", **counts, messages=self._messages))
         if self._left:

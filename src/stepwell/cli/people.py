@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+from msgspec.structs import replace
+
 from stepwell.cli.place import Place
 from stepwell.events import Policy
 from stepwell.messages import clean
@@ -170,8 +172,10 @@ class LocalPeople:
         """Change a waiting message; see the port."""
         owner = await self._of(thread)
         if text is not None:
-            await queue.edit_queued(self._service, owner, thread, item, user_message(text))
-        if before is not None:
+            found = {each.seq: each.message for each in await queue.queue(self._service, owner, thread)}
+            message = replace(user_message(text), images=found[item].images if item in found else ())
+            await queue.edit_queued(self._service, owner, thread, item, message, before)
+        elif before is not None:
             await queue.move_queued(self._service, owner, thread, item, before)
 
     async def remove(self, thread: str, item: int) -> None:

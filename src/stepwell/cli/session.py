@@ -63,11 +63,13 @@ class Session:
         self._place = Place()
         self._asked: list[QuestionInfo] = []
         self._shown = self._halt = 0
+        self._open = False
+        """Whether the run that is shown goes on."""
         self._mine: set[int] = set()
 
     async def follow(self, place: Place) -> Outcome:
         """Show a run to its end, and those of messages that were typed meanwhile."""
-        self._place, happenings = place, asyncio.Queue[_Happening]()
+        self._place, self._open, happenings = place, place.run > 0, asyncio.Queue[_Happening]()
         if place.run:
             self._stop.started(place)
         else:
@@ -118,17 +120,19 @@ class Session:
     async def _happened(self, item: Item) -> Outcome | None:
         if isinstance(item.event, RunStarted) and (mine := self._mine & {item.event.queued, item.run}):
             self._mine -= mine
-            self._place = self._place._replace(run=item.run)
+            self._place, self._open = self._place._replace(run=item.run), True
             self._stop.next(self._place)
-        if item.run not in (0, self._place.run):
-            return None
-        self._show(item)
-        if isinstance(item, Recorded):
-            await self._look(item)
-        if isinstance(item.event, RunEnded):
-            self._stop.ended()
-            return None if self._mine else "ended"
+        if self._is_taken_out(item) or item.run in (0, self._place.run):
+            self._show(item)
+            if isinstance(item, Recorded):
+                await self._look(item)
+        if not self._open and not self._mine:
+            return "ended"
         return "waits" if self._halt and item.seq >= self._halt else None
+
+    def _is_taken_out(self, item: Item) -> bool:
+        """Tell whether somebody took out a message that is waited for here."""
+        return isinstance(item.event, QueueEdited) and item.event.removed and item.event.item in self._mine
 
     async def _look(self, recorded: Recorded) -> None:
         match recorded.event:
@@ -137,12 +141,14 @@ class Session:
             case Answered(question=number):
                 self._asked = [each for each in self._asked if each.seq != number]
                 self._ask()
-            case QueueEdited(item=number, removed=True):
+            case QueueEdited(item=number, removed=True) if number in self._mine:
                 self._mine.discard(number)
+                self._screen.note(self._screen.say("event_queue_removed", item=number), "warn")
             case RunWaiting() if self._lines is None:
                 self._halt = await self._people.waits(self._place.thread)
             case RunEnded():
-                self._asked = []
+                self._asked, self._open = [], False
+                self._stop.ended()
             case _:
                 pass
 

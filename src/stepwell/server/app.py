@@ -36,6 +36,7 @@ from stepwell.server.asking import json_response
 from stepwell.server.auth import Gate
 from stepwell.server.chatchat.envelope import is_old, old_errors, old_missing, old_refusal
 from stepwell.server.chatchat.routes import chatchat_router
+from stepwell.server.description import describe
 from stepwell.server.mcp.router import mcp_router
 from stepwell.server.native import native_router
 from stepwell.server.openai import errors as openai
@@ -103,6 +104,7 @@ def create_app(config: Config, catalog: Catalog, service: RunService, local_key:
         return {"status": "ok", "version": app.version}
 
     _handle_errors(app)
+    describe(app, _face)
     _guard(app, config, service, local_key)
     return app
 

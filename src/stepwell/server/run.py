@@ -148,19 +148,19 @@ class _Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.cycle.more_body:
+        if self.cycle.response_complete and self.cycle.more_body:  # else it is of a request behind this one
             self._wait()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._head is None or self.transport.is_closing():
+        if self.transport.is_closing():
             return
-        self._head += len(data)
-        if self._head > MAX_HEAD:
+        self._head = None if self._head is None else self._head + len(data)
+        if self._head is not None and self._head > MAX_HEAD:
             self.transport.write(_TOO_LONG)
             self.transport.close()
         elif not self.cycle or self.cycle.response_complete:
-            self._wait()
+            self._wait()  # whatever came, an empty line too, ended the wait for the next request
 
     def _wait(self) -> None:
         self._timer = self._timer or self.loop.call_later(HEAD_SECONDS, self._late)

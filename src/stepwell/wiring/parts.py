@@ -168,6 +168,11 @@ def preload(config: Config) -> None:
         wanted.append("models.openai")
     for name in wanted:
         import_module(f"stepwell.{name}")
+    if config.mcp_server.enabled:
+        # Before a thread imports the SDK for servers of MCP: its modules import each other, and two threads that begin
+        # at different ones meet halves of them. What is not installed is told where the route is made.
+        with suppress(ImportError):
+            import_module("stepwell.server.mcp.sessions")
     for vendor in {_vendor("", each)[0] for each in config.models.values()} - {""}:
         # What is not installed is told when the model is asked for.
         with suppress(ImportError):

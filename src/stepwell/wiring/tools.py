@@ -79,6 +79,8 @@ def _workspace(config: Config) -> Path:
     if config.folder.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"tools.workspace: {folder} has the data folder in it, and so the keys; name another")
     try:
+        if folder.is_relative_to(config.folder):  # `doctor` may be first, and the keys come beside it
+            config.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"tools.workspace: cannot make {folder}: {error.strerror}; name another") from error

@@ -17,6 +17,7 @@ LOOK: Object = {
     "description": "Look at a part of the screen.",
     "parameters": {"type": "object", "properties": {"at": {"type": "string"}}, "required": ["at"]},
 }
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 ASK: Object = {"approvals": {"rules": [{"decision": "ask", "tool": "calculate"}]}}
 
 
@@ -77,6 +78,49 @@ def test_arguments_that_do_not_fit_are_told_with_their_result_and_not_left_to_th
             (result,) = of(events, "TOOL_CALL_RESULT")
             assert (result["toolCallId"], result["metadata"]["stepwell"]["status"]) == ("c9", "invalid")
             assert events[-1]["outcome"]["pendingToolCallIds"] == ["c0"]
+
+    asyncio.run(main())
+
+
+PARTS: list[Object] = [
+    {"type": "text", "text": "ears"},
+    {"type": "image", "source": {"type": "data", "value": PIXEL, "mimeType": "image/png"}},
+]
+
+
+@pytest.mark.parametrize("content", [PARTS, PARTS[1:], {"seen": "ears"}])
+def test_what_is_more_than_text_in_a_result_that_a_run_waits_for_is_refused_and_not_dropped(
+    tmp_path: Path, content: object
+) -> None:
+    async def main() -> None:
+        async with (
+            Endpoint([looks("top"), text("A cat.")]) as endpoint,
+            serving(tmp_path, models=scripted(endpoint)) as server,
+        ):
+            client = Agui(server)
+            first = await client.run(messages=[user("What is there?")], tools=[LOOK])
+            reply = of(first, "TOOL_CALL_START")[0]["parentMessageId"]
+            seen = result("c0", "") | {"content": content}
+            body = {"threadId": "t", "runId": "r2", "messages": [user("What is there?"), said(reply), seen]}
+            status, refused = await server.call("POST", "/agui", json=body | {"tools": [LOOK]})
+            assert (status, refused["error"]["field"]) == (422, "messages.2.content")
+            seen["content"] = PARTS[:1]
+            assert text_of(await client.run("r2", messages=body["messages"], tools=[LOOK])) == ["A cat."]
+            assert (await told(endpoint, 1))[1] == "ears"
+
+    asyncio.run(main())
+
+
+def test_an_image_in_a_result_of_a_conversation_that_is_new_here_is_shown(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            Endpoint([text("A cat.")]) as endpoint,
+            serving(tmp_path, models=scripted(endpoint, images=True, window=32_000)) as server,
+        ):
+            seen = result("c0", "") | {"content": PARTS}
+            messages = [user("What is there?"), said("a0"), seen]
+            assert text_of(await Agui(server).run(messages=messages, tools=[LOOK])) == ["A cat."]
+            assert PIXEL in json.dumps((await endpoint.request(0)).body)
 
     asyncio.run(main())
 

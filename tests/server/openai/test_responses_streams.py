@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from stepwell.server import sse
 from tests.server.openai.test_responses import at_work
 from tests.support.endpoint import Cut, Endpoint, Reply, call_chunk, chunk, ending, stream, text
 from tests.support.server import WAIT, Server, Stream
@@ -317,6 +319,28 @@ def test_a_server_that_stops_says_so_and_the_stream_goes_on_from_there(tmp_path:
                 assert again[-1]["response"]["output"][0]["content"][0]["text"] == "Hello."
                 await rest(await follow(server, other))
                 assert (await client.responses.retrieve(other)).output_text == "Hello."
+
+    asyncio.run(main())
+
+
+def test_a_response_whose_key_is_revoked_is_not_answered_as_if_it_were_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "RECHECK", 0.0)
+
+    async def main() -> None:
+        held = asyncio.Event()
+        cut = Reply([chunk(content="Hel"), held, *ending()])
+        async with Endpoint([cut]) as endpoint, at_work(tmp_path, endpoint, auth="keys") as (server, _):
+            asking = asyncio.ensure_future(server.call("POST", "/v1/responses", json={"model": "m", "input": "x"}))
+            await endpoint.request(0)
+            assert await server.service.store.revoke_api_key(server.key.split("_")[1], 1)
+            while not asking.done():
+                server.service.beat()
+                await server.call("GET", "/health")
+            status, body = await asking
+            assert (status, body["error"]["code"]) == (503, "interrupted")
+            held.set()
 
     asyncio.run(main())
 

@@ -139,6 +139,20 @@ def test_hidden_characters_of_a_schema_are_shown_where_they_are_only_read() -> N
     assert made.parameters == {"type": "object", "title": "\\u202eT", "properties": {"x": {**field, **shown}}}
 
 
+def test_a_tool_is_told_of_whose_values_hold_blanks_and_pictures_and_whose_further_fields_hide_something() -> None:
+    values = ["a\xa0b", "全角\u3000空格", "❤️", "👨\u200d👩\u200d👧", "❤️\u200d🔥", "می\u200cخواهم"]
+    fields = {"enum": values, "default": {"k": "a\u200bb"}, "enumDescriptions": ["A\u200b", "B\xa0C"]}
+    made = define("a", "", {"type": "object", "properties": {"x": fields}}, (False, False))
+    shown = {"enum": values, "default": {"k": r"a\u200bb"}, "enumDescriptions": [r"A\u200b", "B\xa0C"]}
+    assert made.parameters == {"type": "object", "properties": {"x": shown}}
+
+
+@pytest.mark.parametrize("value", ["a\u200db", "中\u200d\u200d", "中\ufe0f\ufe0f", "中\u200d\ufe0f", "\ufe0f"])
+def test_what_joins_letters_is_refused_in_values_where_it_joins_none(value: str) -> None:
+    with pytest.raises(ValueError, match="hides characters"):
+        define("a", "", {"type": "object", "properties": {"x": {"enum": [value]}}}, (False, False))
+
+
 @pytest.mark.parametrize("text", ["{", '{"servers": 3}', '{"version": 2}', "\xff"])
 def test_pins_that_cannot_be_read_are_told_with_the_remedy(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_bytes(text.encode("latin-1"))

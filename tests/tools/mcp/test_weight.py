@@ -109,6 +109,8 @@ def test_what_no_text_can_hold_is_replaced_and_a_mark_of_bytes_is_taken_off() ->
         (b'{"message":"called","id":3}', None),
         (b'{"jsonrpc":"2.0","id":3,"method":"ping"', None),
         (b"done", None),
+        (b'{"jsonrpc":"2.0","id":"\xff","result":{{', None),
+        (b'{"jsonrpc":"2.0","id":"\x01","result":{{', None),
     ],
 )
 def test_what_cannot_be_read_answers_whom_its_beginning_names(data: bytes, id: int | str | None) -> None:

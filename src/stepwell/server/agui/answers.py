@@ -30,11 +30,13 @@ class Given(NamedTuple):
         call: Id of the call.
         done: Whether there is a result.
         text: The result, or why there is none.
+        more: Field of the request in which it is more than text; empty for none.
     """
 
     call: str
     done: bool
     text: str
+    more: str = ""
 
 
 class Answering:
@@ -63,7 +65,7 @@ class Answering:
         """Return what is answered; nothing where all of it was decided already, or the run is being cancelled.
 
         Raises:
-            InputError: An interrupt is unknown or has no response, or a response is none.
+            InputError: An interrupt is unknown or has no response, or a response or a result is none.
         """
         run, questions = log.state.run, log.state.questions
         found = self._responses(questions, over=run is None)
@@ -72,6 +74,8 @@ class Answering:
         for given in self._given:
             seq = waiting.get(given.call)
             if seq is not None and seq not in taken:
+                if given.more:
+                    raise InputError("A result is text where its run waits for it; send text alone.", given.more)
                 taken.add(seq)
                 found.append(_result(seq, "done" if given.done else "skip", given.text))
         if self._goes_on:

@@ -13,7 +13,7 @@ from stepwell.messages import Message, ToolSpec, clean
 from stepwell.runs.catalog import Catalog, Wish
 from stepwell.server.agui.answers import Given
 from stepwell.server.agui.bodies import InputMessageBody, OptionsBody, RunInputBody
-from stepwell.server.agui.parts import history, said, text_of
+from stepwell.server.agui.parts import history, is_text, said, text_of
 from stepwell.server.agui.wire import NAME, check_sendable, is_mine, number_of
 from stepwell.specs import Limits, RunSpec, TaskOptions
 
@@ -56,7 +56,7 @@ def news_of(messages: Sequence[InputMessageBody], before: int = 2**62) -> News:
             user.append((index, each))
             fresh.append(each)
         elif each.role == "tool" and not is_mine(each.id):
-            given.append(_given(each))
+            given.append(_given(each, f"messages.{index}.content"))
             fresh.append(each)
         else:
             older.append(each)
@@ -67,11 +67,11 @@ def _since(body: InputMessageBody, seq: int) -> bool:
     return is_mine(body.id) and number_of(body.id) > seq
 
 
-def _given(body: InputMessageBody) -> Given:
-    text = text_of(body.content)
+def _given(body: InputMessageBody, field: str) -> Given:
+    text, more = text_of(body.content), "" if is_text(body.content) else field
     if body.error:
-        return Given(body.toolCallId, False, f"{body.error}\n{text}".strip())
-    return Given(body.toolCallId, True, text)
+        return Given(body.toolCallId, False, f"{body.error}\n{text}".strip(), more)
+    return Given(body.toolCallId, True, text, more)
 
 
 def unheard(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 from stepwell.errors import InputError
@@ -33,6 +34,13 @@ def text_of(content: object) -> str:
     parts = _parts(content)
     texts = [cast(Object, each).get("text") for each in parts if isinstance(each, Mapping)]
     return clean("\n".join(each for each in texts if isinstance(each, str)))
+
+
+def is_text(content: object) -> bool:
+    """Tell whether content is text alone, or none at all."""
+    parts = _parts(content)
+    texts = all(isinstance(each, Mapping) and isinstance(cast(Object, each).get("text"), str) for each in parts)
+    return content is None or isinstance(content, str) or (isinstance(content, list) and texts)
 
 
 def _parts(content: object) -> list[object]:
@@ -100,8 +108,7 @@ def history(bodies: Iterable[InputMessageBody]) -> list[Message]:
         text = text_of(body.content)
         match body.role:
             case "user":
-                parts = _parts(body.content)
-                found.append(Message("user", text, tuple(_old_images(parts))))
+                found.append(Message("user", text, _old_images(body.content)))
             case "assistant":
                 calls = tuple(
                     ToolCall(each.id, each.function.name, each.function.arguments) for each in body.toolCalls or ()
@@ -109,18 +116,19 @@ def history(bodies: Iterable[InputMessageBody]) -> list[Message]:
                 if text or calls:
                     found.append(Message("assistant", text, calls=calls))
             case "tool":
-                found.append(Message("tool", text or body.error or "", call=body.toolCallId))
+                told = text or body.error or ""
+                found.append(Message("tool", told, _old_images(body.content), call=body.toolCallId))
             case _:
                 pass
     return found
 
 
-def _old_images(parts: Iterable[object]) -> Iterable[Image]:
-    for part in parts:
-        try:
+def _old_images(content: object) -> tuple[Image, ...]:
+    found: list[Image] = []
+    for part in _parts(content):
+        with suppress(InputError):
             image = _image(part, "")
             if image is not None:
                 check(image)
-                yield image
-        except InputError:
-            continue
+                found.append(image)
+    return tuple(found)

@@ -192,15 +192,18 @@ async def _frames(service: RunService, caller: Caller, encoder: Encoder) -> Asyn
 
 
 async def _whole(service: RunService, caller: Caller, encoder: Encoder, *, waits: bool) -> Response:
-    """Return a response as one object; where the server stops meanwhile, that it goes on."""
+    """Return a response as one object; where the connection ends before it, that it goes on."""
     id = encoder.id
     headers = run_headers(RunRef(id.thread, id.run))
     try:
         if waits:
             await _over(service, caller, encoder)
-        return json_response((await folded(service, id)).shown(), 200, headers)
+        found = await folded(service, id)
+        if found.encoder.end is not None or not waits:
+            return json_response(found.shown(), 200, headers)
     except StoreError:
-        return openai_error(503, CUT.format(id=id), code="interrupted", headers=headers | ONCE)
+        pass  # told below, as where the key was revoked
+    return openai_error(503, CUT.format(id=id), code="interrupted", headers=headers | ONCE)
 
 
 async def _over(service: RunService, caller: Caller, encoder: Encoder) -> None:

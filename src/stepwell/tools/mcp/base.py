@@ -44,9 +44,14 @@ Does = Literal["call", "list", "read"]
 """What a tool does at its server: it calls one there, or lists or reads resources."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_PLAIN = re.compile(
+    r"[\x00-\x1f\x7f-\xa0\u2000-\u200a\u202f\u205f\u3000]|(?<=[^\x00-\xff\u200c\u200d\ufe0f])\ufe0f?[\u200c\u200d]?"
+)
+"""Controls, blanks, and what joins letters and makes pictures of them: values may hold it, and it hides nothing."""
 _WORDS = ("description", "title", "$comment")
 """Fields of a schema that are there to be read only."""
+_EXACT = ("", "enum", "const", "required", "pattern", "$ref")
+"""Fields that arguments are made of or compared with; names stand in none."""
 
 
 class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,9 +216,9 @@ def _shown(value: object, of: str = "") -> object:
         return value
     if of in _WORDS:
         return visible(clean(value.replace("\r\n", "\n")))
-    if (seen := _CONTROLS.sub("", value)) == visible(seen):
+    if (seen := _PLAIN.sub("", value)) == visible(seen):
         return value
-    if of in ("default", "examples"):
+    if of not in _EXACT:
         return visible(value)
     raise ValueError(f"its schema hides characters in {visible(value[:80])}")
 

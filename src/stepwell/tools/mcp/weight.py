@@ -101,8 +101,7 @@ class Parts:
         """Return the id of the request that it answers, where it is too much and that can be told from its ends."""
         if _SAYS.match(self._first):
             return None
-        found = _FIRST.match(self._first) or _LAST.search(self._last)
-        return msgspec.json.decode(found[1], type=int | str) if found else None
+        return _id(_FIRST.match(self._first) or _LAST.search(self._last))
 
     def says(self) -> bool:
         """Tell whether it is no answer, where it is too much, so that nobody waits for it."""
@@ -127,8 +126,14 @@ def legible(data: bytes) -> bytes:
 
 def answers(data: bytes) -> int | str | None:
     """Return the id of the request that something answers, as its beginning says, though it cannot be read."""
-    found = _FIRST.match(data[:ENDS])
-    return msgspec.json.decode(found[1], type=int | str) if found else None
+    return _id(_FIRST.match(data[:ENDS]))
+
+
+def _id(found: re.Match[bytes] | None) -> int | str | None:
+    try:
+        return msgspec.json.decode(found[1], type=int | str) if found else None
+    except ValueError:  # bytes that no text holds
+        return None
 
 
 def is_message(data: bytes) -> bool:

@@ -333,7 +333,7 @@ class Charge:
         """Count the calls of a reply in the key's account, and return the results of those that it does not allow."""
         if self._account is None or run.aside or reply.stop == "error":
             return []
-        calls, text = reply.message.calls, NO_CALLS[run.spec.language]
+        calls, text = reply.message.calls, NO_CALLS["zh" if run.spec.language == "zh" else "en"]
         return [ToolEnded(each.id, text, "denied") for each in calls[self._account.take(len(calls)) :]]
 
     async def settle(self, log: Log, cost: int, usage: Usage | None) -> None:

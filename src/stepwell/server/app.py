@@ -203,7 +203,8 @@ def _handle_errors(app: FastAPI) -> None:
         return _plain(request, error.status_code, str(error.detail), dict(error.headers or {}))
 
     async def failed(request: Request, error: Exception) -> Response:
-        return _plain(request, 500, f"Stepwell itself failed ({type(error).__name__}); its log has the details.")
+        said = f"Stepwell itself failed ({type(error).__name__}); its log has the details."
+        return _plain(request, 500, said, openai.ONCE if _face(request.url.path) == "openai" else None)
 
     app.add_exception_handler(StepwellError, told)
     app.add_exception_handler(RequestValidationError, invalid)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from fastapi import Response
 from fastapi.exceptions import RequestValidationError
 
-from stepwell.errors import InputError, LimitReached, NotFound, StepwellError, StoreError
+from stepwell.errors import InputError, LimitReached, NotFound, StepwellError
 from stepwell.messages import clean
 from stepwell.server.asking import json_response
 
@@ -103,7 +103,7 @@ def refused(error: StepwellError, status: int) -> Response:
         code = "model_not_found"
     elif isinstance(error, LimitReached):
         code = "insufficient_quota"
-    headers = ONCE if isinstance(error, StoreError) else None  # nobody knows whether a run began
+    headers = ONCE if status >= 500 else None  # nobody knows whether a run began
     return openai_error(400 if status == 422 else status, str(error), field, code, headers)
 
 

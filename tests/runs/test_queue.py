@@ -82,7 +82,7 @@ def test_waiting_messages_are_changed_moved_and_taken_out(kind: str, tmp_path: P
             ref = await made.start()
             await gate.reached.wait()
             a, b, c, d = [(await say(made, text, ref.thread)).queued for text in "abcd"]
-            await edit_queued(service, OWNER, ref.thread, b, Message("user", "B\0"))
+            await edit_queued(service, OWNER, ref.thread, b, "B\0")
             await move_queued(service, OWNER, ref.thread, d, a)
             await move_queued(service, OWNER, ref.thread, a, 0)
             await move_queued(service, OWNER, ref.thread, b, b)
@@ -93,14 +93,14 @@ def test_waiting_messages_are_changed_moved_and_taken_out(kind: str, tmp_path: P
                 remove_queued(service, OWNER, ref.thread, c),
                 remove_queued(service, "eve", ref.thread, a),
                 move_queued(service, OWNER, ref.thread, a, c),
-                edit_queued(service, OWNER, ref.thread, 1, Message("user", "x")),
-                edit_queued(service, OWNER, ref.thread, a, Message("user", "x"), c),
+                edit_queued(service, OWNER, ref.thread, 1, "x"),
+                edit_queued(service, OWNER, ref.thread, a, "x", c),
                 queue(service, "eve", ref.thread),
             ):
                 with pytest.raises(NotFound):
                     await attempt
-            await edit_queued(service, OWNER, ref.thread, a, Message("user", "A"), a)
-            await edit_queued(service, OWNER, ref.thread, b, Message("user", "B"), d)
+            await edit_queued(service, OWNER, ref.thread, a, "A", a)
+            await edit_queued(service, OWNER, ref.thread, b, "B", d)
             await move_queued(service, OWNER, ref.thread, d, b)
             gate.set()
             await finished(made, ref.thread, 4)

@@ -326,7 +326,7 @@ async def edit_queue(of: People, patience: float) -> str:
         return "nothing waits"
     item, other = of.chance.choice(items).seq, of.chance.choice([0, *(each.seq for each in items)])
     kind = of.chance.choice(("edit", "move", "remove"))
-    text = Message("user", f"e{of.number()}")
+    text = f"e{of.number()}"
     match kind:
         case "edit":
             await of.ask(lambda service: queue.edit_queued(service, OWNER, thread, item, text), patience)

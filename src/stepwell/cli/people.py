@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
-from msgspec.structs import replace
-
 from stepwell.cli.place import Place
 from stepwell.events import Policy
 from stepwell.messages import clean
@@ -172,9 +170,7 @@ class LocalPeople:
         """Change a waiting message; see the port."""
         owner = await self._of(thread)
         if text is not None:
-            found = {each.seq: each.message for each in await queue.queue(self._service, owner, thread)}
-            message = replace(user_message(text), images=found[item].images if item in found else ())
-            await queue.edit_queued(self._service, owner, thread, item, message, before)
+            await queue.edit_queued(self._service, owner, thread, item, text, before)
         elif before is not None:
             await queue.move_queued(self._service, owner, thread, item, before)
 

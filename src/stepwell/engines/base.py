@@ -124,7 +124,7 @@ async def close(log: Log, reason: EndReason, cause: str, detail: str) -> None:
     late, kept = cause in TIMES and states(run.spec), cause == "question"
     if log.whole.agents:
         await close_inside(log, cause, detail, keep=kept, state=late)
-    taken: Sequence[Stored] = _taken_back(log, run.seq, keep=kept) if log.whole.questions else ()
+    taken: Sequence[Stored] = taken_back(log, run.seq, keep=kept, inside=True) if log.whole.questions else ()
     said: list[Stored] = [MessageAdded(Message("assistant", detail), "engine")] if kept else []
     if late:
         await _cut_off(log, taken)
@@ -148,7 +148,7 @@ async def close_inside(log: Log, cause: str, detail: str, *, keep: bool = False,
         agent = log.at(path)
         run = agent.state.run
         assert run is not None
-        taken: Sequence[Stored] = _taken_back(agent, run.seq, keep=keep)
+        taken: Sequence[Stored] = taken_back(agent, run.seq, keep=keep)
         if log.path:  # else nobody is left to be told
             await pass_on(agent)
         conclusion = None
@@ -217,13 +217,17 @@ def _came_to(each: OpenCall) -> str:
     return f"\n\n{shortened(task.conclusion.reply, LONGEST_STATED, '')}"
 
 
-def _taken_back(log: Log, since: int, *, keep: bool) -> list[Stored]:
+def taken_back(log: Log, since: int, *, keep: bool = False, inside: bool = False) -> list[Stored]:
     """Return the ends of questions that nobody need answer any more: those asked after an event, by this agent.
 
-    A run takes back those of agents that are gone, too.
+    Args:
+        log: The agent's.
+        since: Number of the event.
+        keep: Leave the questions of the kind `question` open.
+        inside: Take back those of all agents, also of those that are gone, as a run does.
     """
     return [
         Answered(each.seq, "cancelled")
         for each in log.whole.questions.values()
-        if each.seq > since and (each.path == log.path or not log.path) and not (keep and each.event.kind == "question")
+        if each.seq > since and (inside or each.path == log.path) and not (keep and each.event.kind == "question")
     ]

@@ -16,12 +16,11 @@ from stepwell.agent.asking import Asked
 from stepwell.agent.replies import Fault, validate
 from stepwell.agent.task_agents import PlanAgent, ToolAgent
 from stepwell.contexts import TaskConclusion
-from stepwell.engines.base import close, close_inside, ends, pass_on
+from stepwell.engines.base import close, close_inside, ends, pass_on, taken_back
 from stepwell.engines.unconcluded import answered
 from stepwell.engines.words import words
 from stepwell.errors import ReplyMisfit
 from stepwell.events import (
-    Answered,
     EndReason,
     LongTermUpdated,
     MessageAdded,
@@ -159,22 +158,16 @@ async def finish(log: Log, conclusion: TaskConclusion, over: Over | None = None,
             status = "cancelled"
         await close_inside(log, cause or "over", detail)
         await pass_on(log)
-        await log.record(*_taken_back(log, run), *ends(log), TaskEnded(status, conclusion, cause, detail))
+        await log.record(*taken_back(log, run.seq), *ends(log), TaskEnded(status, conclusion, cause, detail))
         return
     if tell and not answered(log):
         text = conclusion.reply or conclusion.summary or detail
         # An answer follows the results of all calls; the step of a conclusion stays open, so that it is found again.
-        closed = [*_taken_back(log, run), *ends(log)] if run.unanswered() else []
+        closed = [*taken_back(log, run.seq), *ends(log)] if run.unanswered() else []
         said = MessageAdded(Message("assistant", clean(text)), "engine")
         known = conclusion in log.state.longterm.past_tasks[-1:]
         await log.record(*closed, *(() if known else (LongTermUpdated(past_task=conclusion),)), said)
     await close(log, reason, cause, detail)
-
-
-def _taken_back(log: Log, run: RunState) -> list[Answered]:
-    """Return the ends of the questions of an agent, which end before the calls that they are about."""
-    asked = [each for each in log.whole.questions.values() if each.path == log.path and each.seq > run.seq]
-    return [Answered(each.seq, "cancelled") for each in asked]
 
 
 def own_call(each: OpenCall, text: str, *between: Stored) -> list[Stored]:

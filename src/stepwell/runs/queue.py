@@ -11,7 +11,7 @@ import msgspec
 
 from stepwell.errors import InputError, NotFound
 from stepwell.events import Policy, PolicyChanged, QueueEdited, Stored
-from stepwell.messages import Message, clean
+from stepwell.messages import clean
 from stepwell.runs.service import RunService
 from stepwell.state.thread import Queued
 
@@ -27,23 +27,22 @@ async def queue(service: RunService, owner: str, thread: str) -> list[Queued]:
 
 
 async def edit_queued(
-    service: RunService, owner: str, thread: str, item: int, message: Message, before: int | None = None
+    service: RunService, owner: str, thread: str, item: int, text: str, before: int | None = None
 ) -> None:
-    """Change what a waiting message says, and perhaps its place with it.
+    """Change the words of a waiting message, which keeps its images, and perhaps its place with them.
 
     Args:
         service: The threads.
         owner: Who asks.
         thread: Which thread.
         item: Number of its `MessageQueued`.
-        message: What stands in its place.
+        text: What it says from now on.
         before: As in `move_queued`; None leaves it in its place.
 
     Raises:
         NotFound: There is no such thread, or one of the messages does not wait any more; then nothing is changed.
     """
-    cleaned = msgspec.structs.replace(message, content=clean(message.content))
-    await _edit(service, owner, thread, QueueEdited(item, cleaned, None if before == item else before))
+    await _edit(service, owner, thread, QueueEdited(item, before=None if before == item else before), text)
 
 
 async def move_queued(service: RunService, owner: str, thread: str, item: int, before: int) -> None:
@@ -78,13 +77,16 @@ async def set_policy(service: RunService, owner: str, thread: str, policy: str) 
         await service.decide(log, lambda: [] if log.state.policy == policy else [("", changed)])
 
 
-async def _edit(service: RunService, owner: str, thread: str, edit: QueueEdited) -> None:
+async def _edit(service: RunService, owner: str, thread: str, edit: QueueEdited, text: str | None = None) -> None:
     def decide() -> list[tuple[str, Stored]]:
-        waiting = {each.seq for each in log.state.queue}
+        waiting = {each.seq: each.message for each in log.state.queue}
         if edit.item not in waiting:
             raise NotFound("The message does not wait any more.", "item")
         if edit.before and edit.before not in waiting:
             raise NotFound("The other message does not wait any more.", "before")
+        if text is not None:
+            message = msgspec.structs.replace(waiting[edit.item], content=clean(text))
+            return [("", msgspec.structs.replace(edit, message=message))]
         return [] if edit.before == edit.item else [("", edit)]
 
     async with service.using(owner, thread) as log:

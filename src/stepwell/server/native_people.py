@@ -130,10 +130,8 @@ def _queue_routes(router: APIRouter, service: RunService) -> None:
         """Change what a waiting message says, or its place."""
         owner, given = caller_of(request.scope).owner, body.model_fields_set
         if "content" in given:
-            found = {each.seq: each.message for each in await queue.queue(service, owner, thread)}
-            message = Message("user", body.content, found[item].images if item in found else ())
             before = body.before if "before" in given else None
-            await queue.edit_queued(service, owner, thread, item, message, before)
+            await queue.edit_queued(service, owner, thread, item, body.content, before)
         else:
             await queue.move_queued(service, owner, thread, item, body.before)
         return await queued(owner, thread)

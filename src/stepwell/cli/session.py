@@ -66,6 +66,7 @@ class Session:
         self._open = False
         """Whether the run that is shown goes on."""
         self._mine: set[int] = set()
+        """Numbers of the waiting messages and of the runs that were begun here and are not shown yet."""
 
     async def follow(self, place: Place) -> Outcome:
         """Show a run to its end, and those of messages that were typed meanwhile."""
